@@ -1,0 +1,47 @@
+"""Every loss: a pure function of tensors, student first, teacher second.
+
+Importing this package imports no torch; asking it for a function does.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from limbeck.losses.logits import cross_entropy, kd_kl, kd_sigmoid, logit_l2, sigmoid_cross_entropy
+    from limbeck.losses.maps import attention_l2, attention_map, hint_l2, nst_mmd
+
+_HOME = {
+    "cross_entropy": "logits",
+    "kd_kl": "logits",
+    "kd_sigmoid": "logits",
+    "logit_l2": "logits",
+    "sigmoid_cross_entropy": "logits",
+    "attention_l2": "maps",
+    "attention_map": "maps",
+    "hint_l2": "maps",
+    "nst_mmd": "maps",
+}
+
+__all__ = [  # noqa: F822  (they are loaded when asked for)
+    "attention_l2",
+    "attention_map",
+    "cross_entropy",
+    "hint_l2",
+    "kd_kl",
+    "kd_sigmoid",
+    "logit_l2",
+    "nst_mmd",
+    "sigmoid_cross_entropy",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'limbeck.losses' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"limbeck.losses.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
