@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from limbeck.settings import require
+from limbeck.settings import finite, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,8 +18,8 @@ class CIFAR10:
     """CIFAR-10: 50,000 train and 10,000 test images, 3x32x32, 10 classes.
 
     Attributes:
-        folder: where ``train.parquet`` and ``test.parquet`` (or torchvision's files) are; None means
-            ``cifar10`` below ``LIMBECK_DATA``, else ``../shared/data`` where that exists.
+        folder: where ``train.parquet`` and ``test.parquet`` (or torchvision's files) are, and nowhere else;
+            None means ``cifar10`` below ``LIMBECK_DATA``, where that is not set below ``../shared/data``, else the cache.
         download: fetch it through torchvision when it is nowhere.
     """
 
@@ -32,7 +32,8 @@ class Parquet:
     """Image parquet files in the Hugging Face schema (``image``: struct of ``bytes`` and ``path``).
 
     Attributes:
-        train, test: file paths (or a folder of parquet files).  Without ``test``, a part of train is held out.
+        train, test: a file, a folder of parquet files, or a pattern such as ``data/train-*.parquet``.
+            Without ``test``, a fifth of train is held out.
         image, label: names of the columns.
         size: side to which images are resized (shorter side, then centre crop), or None: all must be equal.
     """
@@ -43,19 +44,27 @@ class Parquet:
     label: str = "label"
     size: int | None = None
 
+    def __post_init__(self) -> None:
+        if self.size is not None:
+            require(self.size >= 1, "size", self.size, "pixels, at least 1, or nothing at all")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ImageFolder:
     """A folder per class, pictures inside.
 
     Attributes:
-        train, test: the roots.  Without ``test``, a part of train is held out.
+        train, test: the roots.  Without ``test``, a fifth of train is held out.
         size: side to which images are resized (shorter side, then centre crop), or None: all must be equal.
     """
 
     train: str
     test: str | None = None
     size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.size is not None:
+            require(self.size >= 1, "size", self.size, "pixels, at least 1, or nothing at all")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +108,17 @@ class Data:
     std: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        require(self.validation > 0, "validation", self.validation, "a number of rows, or a part below 1")
+        require(
+            finite(self.validation) and self.validation > 0,
+            "validation",
+            self.validation,
+            "a number of rows, or a part below 1",
+        )
         whole = self.validation < 1 or float(self.validation).is_integer()
         require(whole, "validation", self.validation, "a whole number of rows, or a part below 1")
+        require(self.on_error in ("raise", "skip"), "on_error", self.on_error, "'raise' or 'skip'")
+        if self.mean is not None:
+            require(all(map(finite, self.mean)), "mean", self.mean, "one number per channel, on the scale 0..1")
+        if self.std is not None:
+            good = all(finite(s) and s > 0 for s in self.std)
+            require(good, "std", self.std, "one number per channel, more than zero, on the scale 0..1")

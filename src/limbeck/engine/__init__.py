@@ -1,0 +1,1 @@
+"""The only room that knows devices, processes, gradients and files of a run in progress."""

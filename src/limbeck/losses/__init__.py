@@ -24,7 +24,7 @@ _HOME = {
     "nst_mmd": "maps",
 }
 
-__all__ = [  # noqa: F822  (they are loaded when asked for)
+__all__ = [
     "attention_l2",
     "attention_map",
     "cross_entropy",

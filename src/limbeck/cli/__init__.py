@@ -1,0 +1,66 @@
+"""The command line.  Nothing heavy is imported before a command needs it.
+
+Exit codes: 0 fine; 2 a recipe or command line that cannot be used; 1 any other failure; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from limbeck.errors import HyperParameterError, Interrupted, LimbeckError, NameUnknown, RecipeError
+
+_UNUSABLE = (RecipeError, HyperParameterError, NameUnknown)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in given
+    given = [word for word in given if word != "--debug"]
+    from limbeck.cli.app import app
+
+    try:
+        code = app(given, prog_name="limbeck", standalone_mode=False)
+    except LimbeckError as error:
+        return _fail(error, debug)
+    except KeyboardInterrupt:
+        return _interrupted("interrupted")
+    except BrokenPipeError:  # the reader of our output, "| head" say, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        return _fail(error, debug)
+    except Exception as error:
+        return _usage(error)
+    return code if isinstance(code, int) else 0
+
+
+def _fail(error: Exception, debug: bool) -> int:
+    from limbeck.cli import say
+
+    if debug:
+        traceback.print_exception(error)
+    if isinstance(error, Interrupted):
+        return _interrupted(str(error))
+    problems = error.problems if isinstance(error, RecipeError) else (str(error),)
+    say.error(problems)
+    return 2 if isinstance(error, _UNUSABLE) else 1
+
+
+def _interrupted(text: str) -> int:
+    print(text, file=sys.stderr)
+    return 130
+
+
+def _usage(error: Exception) -> int:
+    """Typer's own errors: it shows them, we choose the exit code.  Anything else is a bug, and keeps its traceback."""
+    if type(error).__name__ == "Abort":
+        return _interrupted("interrupted")
+    show = getattr(error, "show", None)
+    if show is None:
+        raise error
+    show()
+    return int(getattr(error, "exit_code", 2))

@@ -1,0 +1,244 @@
+"""The commands: what they are called, what they take, what their help says.  What they do is elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from limbeck.cli import say
+from limbeck.errors import RecipeError
+
+app = typer.Typer(
+    name="limbeck",
+    help="Turn a big trained network into a small, fast one, and prove what that cost.",
+    epilog="Start here: limbeck quickstart.  Help for one command: limbeck run --help.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # rich's help costs 0.1 s of start-up
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+
+RecipeFile = Annotated[str, typer.Argument(metavar="RECIPE", help="a YAML file, or - for standard input")]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="PATH=VALUE", help="change one setting, e.g. stages.1.method.temperature=8; repeatable"),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress, only the result")]
+AsJson = Annotated[bool, typer.Option("--json", help="for programs")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"limbeck {version('limbeck')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="the version, and stop")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="show the traceback of an error (anywhere in the line)")] = False,
+) -> None:
+    del version, debug  # --debug is taken by `main`, wherever it stands
+
+
+@app.command()
+def quickstart(
+    out: Annotated[Path, typer.Option("--out", "-o", help="folder for the run")] = Path("runs/quickstart"),
+    seeds: Annotated[int, typer.Option(min=1, help="repetitions; three or more make a result")] = 3,
+    quiet: Quiet = False,
+) -> None:
+    """Distil a small network for handwritten digits, in about a minute.
+
+    Needs no data, no network and no GPU. Prints what each method gained and writes report.html.
+
+    \b
+    Example:
+      limbeck quickstart
+      limbeck quickstart --out runs/first --seeds 5
+    """
+    from limbeck.quickstart import run
+
+    run(out=out, seeds=seeds, quiet=quiet)
+
+
+@app.command()
+def run(
+    recipe: RecipeFile,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="folder for the run; runs/NAME by default")] = None,
+    sets: Sets = None,
+    devices: Annotated[int | None, typer.Option(min=1, help="processes, one device each")] = None,
+    accelerator: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads per process")] = None,
+    quiet: Quiet = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="start again, even if the folder has a run to continue")] = False,
+) -> None:
+    """Run a recipe: train, distil, evaluate, and write a report.
+
+    A run that was stopped goes on where it was when the same command is given again.
+
+    \b
+    Examples:
+      limbeck run recipe.yaml --out runs/first
+      limbeck run recipe.yaml --set stages.kd.method.temperature=8 --out runs/t8
+      limbeck run recipe.yaml --set seeds=[0] --set data.validation=1000
+    """
+    from limbeck import config
+    from limbeck.cli.machine import choose
+
+    parsed = config.read(recipe, sets or ())
+    machine = choose(parsed.machine, accelerator=accelerator, devices=devices, threads=threads)
+    _refuse(config.check(parsed))
+    from limbeck.run import run as run_recipe
+
+    folder = out if out is not None else Path("runs") / parsed.recipe.name
+    run_recipe(parsed.recipe, out=folder, machine=machine, quiet=quiet, fresh=fresh, command=_command())
+
+
+@app.command()
+def check(
+    recipe: RecipeFile,
+    sets: Sets = None,
+    shape_only: Annotated[bool, typer.Option("--shape-only", help="the file alone: no network is built, no weights are opened")] = False,
+) -> None:
+    """Say everything that is wrong with a recipe, with file and line.
+
+    \b
+    Examples:
+      limbeck check recipe.yaml
+      limbeck new nst | limbeck check -
+    """
+    from limbeck import config
+    from limbeck.cli.machine import in_words
+
+    parsed = config.read(recipe, sets or ())
+    _refuse(config.check(parsed, shape_only=shape_only))
+    say.line(in_words(parsed))
+
+
+@app.command()
+def methods(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="show this one: formula, paper, settings, presets")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the methods, or explain one.
+
+    \b
+    Examples:
+      limbeck methods
+      limbeck methods fitnets
+      limbeck methods --json
+    """
+    from limbeck.cli.catalogue import print_methods
+
+    print_methods(name, as_json=as_json)
+
+
+@app.command()
+def models(
+    as_json: AsJson = False,
+    classes: Annotated[int, typer.Option(min=1, help="how many classes the networks tell apart")] = 10,
+) -> None:
+    """List the networks, with parameters and multiply-accumulates.
+
+    \b
+    Example:
+      limbeck models --classes 100
+    """
+    from limbeck.cli.catalogue import print_models
+
+    print_models(as_json=as_json, classes=classes)
+
+
+@app.command()
+def new(
+    method: Annotated[str, typer.Argument(metavar="METHOD", help="a name from: limbeck methods")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="write to this file, which must not exist yet")] = None,
+) -> None:
+    """Write a commented recipe to start from.
+
+    \b
+    Examples:
+      limbeck new fitnets > recipe.yaml
+      limbeck new kd --out kd.yaml
+    """
+    from limbeck.starters import starter
+
+    text = starter(method)
+    if out is None:
+        typer.echo(text, nl=False)
+        return
+    try:
+        with out.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise RecipeError(f"{out} exists already; choose another file") from None
+    say.line(f"wrote {out}; next: limbeck run {out}")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of a recipe, for editors.
+
+    \b
+    Example:
+      limbeck schema > recipe.schema.json
+    then, in the first line of a recipe:
+      # yaml-language-server: $schema=recipe.schema.json
+    """
+    import json
+
+    from limbeck.config import schema as make
+
+    typer.echo(json.dumps(make(), indent=2))
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUNS...", help="folders of runs")],
+    html: Annotated[Path | None, typer.Option(help="also write a page with the plot to this file")] = None,
+) -> None:
+    """Put runs side by side: accuracy, parameters, multiply-accumulates, latency.
+
+    \b
+    Example:
+      limbeck compare runs/* --html compare.html
+    """
+    from limbeck.cli.reports import print_comparison
+
+    print_comparison(runs, html)
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="folder of a run")],
+    open_page: Annotated[bool, typer.Option("--open", help="show it in the browser")] = False,
+) -> None:
+    """Write the page of a run again, and print its results.
+
+    \b
+    Example:
+      limbeck report runs/first --open
+    """
+    from limbeck.cli.reports import print_report
+
+    print_report(run, open_page=open_page)
+
+
+def _refuse(found: list[str]) -> None:
+    if found:
+        raise RecipeError("\n".join(found), tuple(found))
+
+
+def _command() -> str:
+    """The command line as it was typed, for the record."""
+    import shlex
+    import sys
+
+    return shlex.join(["limbeck", *sys.argv[1:]])
+
+

@@ -1,0 +1,48 @@
+"""What the command line prints, and where to: results to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console that leaves text as it is: no markup is read out of it, no line is broken."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False, markup=False, soft_wrap=True)
+
+
+def error(problems: Sequence[str]) -> None:
+    """Print what went wrong to stderr: one line for each problem, and how many if there are several."""
+    from rich.text import Text
+
+    out = console(stderr=True)
+    for problem in problems:
+        out.print(Text.assemble(("error: ", "bold red"), problem))
+    if len(problems) > 1:
+        out.print(f"{len(problems)} problems")
+
+
+def line(text: str) -> None:
+    """Print one line, or some, to stdout."""
+    console().print(text)
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, right: Iterable[str] = ()) -> None:
+    """Print a plain table to stdout; the columns named in ``right`` are flush right."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    flush = set(right)
+    made = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    for head in heads:
+        made.add_column(head, justify="right" if head in flush else "left", overflow="fold", no_wrap=head == heads[0])
+    for row in rows:
+        made.add_row(*(Text(str(cell)) for cell in row))
+    Console(highlight=False).print(made)

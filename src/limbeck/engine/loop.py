@@ -1,0 +1,553 @@
+"""The training loop: runs the phases of a method, and keeps the promises of `limbeck.phase`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from limbeck.engine import checkpoint as files
+from limbeck.engine import optim
+from limbeck.engine.checkpoint import Position
+from limbeck.engine.evaluate import autocast, to_device
+from limbeck.engine.team import Team, alone
+from limbeck.errors import Interrupted, LimbeckError, NonFiniteError
+from limbeck.models import save_weights
+from limbeck.phase import Batch, Cast, Method, Moment, Phase, Update, seed_for
+from limbeck.settings import Training, divide_epochs
+from limbeck.taps import Tapped
+
+LINES_PER_EPOCH = 25
+
+
+class Loader(Protocol):
+    """Batches, epoch by epoch; the same ones whenever it is asked for the same epoch."""
+
+    @property
+    def steps(self) -> int | None: ...
+
+    def epoch(self, epoch: int, rank: int, world: int, skip: int) -> Iterator[Batch]: ...
+
+
+class Watch(Protocol):
+    """Who is told how it goes."""
+
+    def phase(self, name: str, epochs: int, steps: int | None, done: int, notes: Sequence[str]) -> None: ...
+    def step(self, epoch: int, step: int, terms: Mapping[str, float], rate: float) -> None: ...
+    def epoch(self, epoch: int, measured: Mapping[str, float] | None) -> None: ...
+    def close(self) -> None: ...
+
+
+@dataclass
+class Stop:
+    """Set `asked` to end a run cleanly after the step at hand."""
+
+    asked: bool = False
+
+
+@dataclass
+class Fit:
+    """What a stage's training came to.
+
+    Attributes:
+        phases: name, epochs and notes of each phase.
+        epochs: how many were trained, over all phases.
+        seconds, images: spent and seen, over all sittings.
+        best: epoch and measures of the best epoch on the validation part, or None.
+        history: what was measured at the end of each epoch.
+        before: the measures before training, or None.
+        best_state: the best epoch's weights when there is no folder to keep them in.
+    """
+
+    phases: list[dict[str, Any]] = field(default_factory=list)
+    epochs: int = 0
+    seconds: float = 0.0
+    images: int = 0
+    best: dict[str, Any] | None = None
+    history: list[dict[str, Any]] = field(default_factory=list)
+    before: dict[str, float] | None = None
+    best_state: dict[str, Tensor] | None = None
+
+
+@contextmanager
+def own_random_numbers() -> Iterator[None]:
+    """Give the caller back its global random state afterwards."""
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  (the user's global state is what is kept)
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)  # noqa: NPY002
+
+
+def seed_everything(seed: int) -> None:
+    """Seed torch, Python and NumPy: users' data sets draw from any of them."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+
+
+def identity(name: str, seed: int, method: Method, training: Training) -> str:
+    """What must be equal for a checkpoint to be continued.  How often it is written is no part of it."""
+    said = repr((name, seed, method, {**vars(training), "checkpoint": None}))
+    return hashlib.sha256(said.encode()).hexdigest()[:16]
+
+
+def fit(
+    method: Method,
+    models: Mapping[str, nn.Module],
+    loader: Loader,
+    *,
+    training: Training,
+    seed: int = 0,
+    name: str = "run",
+    classes: int | None = None,
+    team: Team | None = None,
+    folder: Path | None = None,
+    validate: Callable[[nn.Module], dict[str, float]] | None = None,
+    watch: Watch | None = None,
+    stop: Stop | None = None,
+) -> Fit:
+    """Train ``models["student"]`` in place by a method.
+
+    The other models end as they began, bit for bit.  With a ``folder``, training is resumable: the
+    checkpoint, ``steps.jsonl`` and ``best.safetensors`` are kept there, and a second call goes on where
+    the first was stopped, to the same bits.
+
+    Args:
+        method: one of `limbeck.methods`, or anything with ``phases(cast)``.
+        models: by role; "student" is there, and what else the method needs.
+        loader: the batches.
+        training: how.
+        seed: of everything random, together with ``name``.
+        name: of the stage.
+        classes: how many, where known.
+        team: device and processes; None: this process on the best device.
+        folder: where to keep what a resumed run needs; None: nowhere.
+        validate: measures the student on held-out rows, after each epoch of the last phase.
+        watch: is told of the progress.
+        stop: asks for a clean end.
+
+    Raises:
+        Interrupted: ``stop`` was set; the checkpoint is written.
+        NonFiniteError: a term was NaN or infinite; the last good checkpoint is kept.
+    """
+    with own_random_numbers():
+        session = _Session(method, dict(models), loader, training, seed, name, classes, team or alone())
+        return session.run(folder, validate, watch, stop or Stop())
+
+
+class _Session:
+    """One call of `fit`: its modules, and how far it is."""
+
+    def __init__(
+        self,
+        method: Method,
+        models: dict[str, nn.Module],
+        loader: Loader,
+        training: Training,
+        seed: int,
+        name: str,
+        classes: int | None,
+        team: Team,
+    ) -> None:
+        self.loader, self.training, self.seed, self.name, self.team = loader, training, seed, name, team
+        self.identity = identity(name, seed, method, training)
+        for model in models.values():
+            self._settle(model)
+        seed_everything(seed_for(seed, name, "example"))
+        example = next(iter(loader.epoch(0, team.rank, team.world, 0)), None)
+        if example is None:
+            raise LimbeckError("there is nothing to train on: the batches ran out before the first one")
+        example = to_device(example, team.device, training.channels_last)
+        seed_everything(seed_for(seed, name, "cast"))
+        with autocast(team.device, training.precision):
+            self.phases = list(method.phases(Cast(models=models, example=example, classes=classes)))
+        self.example = example
+        self.student = models["student"]
+        self.kept: dict[str, nn.Module] = {}
+        for phase in self.phases:
+            for module in phase.modules.values():
+                self._settle(module)
+            for owned in phase.trains.values():
+                self.kept.update({role: phase.modules[role] for role in owned})
+        budget = iter(divide_epochs(training.epochs, [p.share for p in self.phases if p.epochs is None]))
+        self.epochs = [p.epochs if p.epochs is not None else next(budget) for p in self.phases]
+        self.position = Position()
+        self.pending: list[tuple[int, dict[str, Tensor]]] = []
+        self.average: AveragedModel | None = None
+        self.fit = Fit()
+
+    def _settle(self, module: nn.Module) -> None:
+        module.to(self.team.device)
+        if self.training.channels_last:
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def run(
+        self, folder: Path | None, validate: Callable[[nn.Module], dict[str, float]] | None, watch: Watch | None, stop: Stop
+    ) -> Fit:
+        self.folder, self.validate, self.watch, self.stop = folder, validate, watch if self.team.leads else None, stop
+        flags = [(p, p.requires_grad) for m in self._all_modules() for p in m.parameters()]
+        modes = [(m, m.training) for top in self._all_modules() for m in top.modules()]
+        self.trainable = {id(p) for p, wanted in flags if wanted}
+        restored = self._restore()
+        try:
+            if validate is not None and not restored:
+                self.position.history.append({"phase": "before", "epoch": 0, "validation": validate(self.student)})
+            for index, phase in enumerate(self.phases):
+                if index >= self.position.phase:
+                    self._run_phase(index, phase, restored)
+                    restored = None
+            if self.average is not None:
+                self.student.load_state_dict(self.average.module.state_dict())
+            return self._result()
+        finally:
+            for p, wanted in flags:
+                p.requires_grad_(wanted)
+                p.grad = None
+            for module, mode in modes:
+                module.training = mode
+            if self.watch:
+                self.watch.close()
+
+    def _all_modules(self) -> list[nn.Module]:
+        found: dict[int, nn.Module] = {}
+        for phase in self.phases:
+            found.update({id(m): m for m in phase.modules.values()})
+        return list(found.values())
+
+    def _result(self) -> Fit:
+        at, result = self.position, self.fit
+        result.phases = [
+            {"name": p.name, "epochs": n, "notes": list(p.notes)} for p, n in zip(self.phases, self.epochs, strict=True)
+        ]
+        result.epochs = sum(1 for line in at.history if line["phase"] != "before")
+        result.seconds, result.images, result.best, result.history = at.seconds, at.images, at.best, at.history
+        first = at.history[0] if at.history else {}
+        result.before = first.get("validation") if first.get("phase") == "before" else None
+        return result
+
+    # -- one phase ---------------------------------------------------------------------------------
+
+    def _run_phase(self, index: int, phase: Phase, restored: tuple[dict[str, Tensor], dict[str, Any]] | None) -> None:
+        owned = {player: [phase.modules[role] for role in roles] for player, roles in phase.trains.items()}
+        parameters = {
+            player: [p for m in modules for p in m.parameters() if id(p) in self.trainable] for player, modules in owned.items()
+        }
+        for module in phase.modules.values():
+            module.requires_grad_(False)
+        for group in parameters.values():
+            for p in group:
+                p.requires_grad_(True)
+        optimizers = {
+            player: optim.build(phase.optimizers.get(player, self.training.optimizer), group)
+            for player, group in parameters.items()
+            if group
+        }
+        last = index == len(self.phases) - 1
+        trains_student = any(m is self.student for modules in owned.values() for m in modules)
+        if last and self.training.ema is not None and trains_student:
+            self.average = AveragedModel(self.student, multi_avg_fn=get_ema_multi_avg_fn(self.training.ema))
+            self.kept["average"] = self.average
+        if restored is not None:
+            files.unpack(*restored, self.kept, optimizers)
+        with ExitStack() as stack:
+            players = {role: self._on_stage(stack, phase, role) for role in phase.modules}
+            if self.watch:
+                self.watch.phase(phase.name, self.epochs[index], self.loader.steps, self.position.epoch, phase.notes)
+            while self.position.epoch < self.epochs[index] and not self.position.finished:
+                self._run_epoch(phase, index, players, owned, parameters, optimizers)
+                self._end_epoch(phase, optimizers, last and trains_student)
+        self.position.phase, self.position.epoch, self.position.step = index + 1, 0, 0
+
+    def _on_stage(self, stack: ExitStack, phase: Phase, role: str) -> Callable[..., Any]:
+        module = phase.modules[role]
+        if role not in phase.taps:
+            return module
+        with autocast(self.team.device, self.training.precision):
+            example = self.example.inputs if phase.taps[role] else None
+            window = Tapped(module, phase.taps[role], example=example, stop=role in phase.stops)
+        stack.callback(window.close)
+        wants = (self.training.compile or window.was_compiled) and not window.stop
+        return torch.compile(window) if wants else window
+
+    def _run_epoch(
+        self,
+        phase: Phase,
+        index: int,
+        players: Mapping[str, Callable[..., Any]],
+        owned: Mapping[str, list[nn.Module]],
+        parameters: Mapping[str, list[nn.Parameter]],
+        optimizers: Mapping[str, torch.optim.Optimizer],
+    ) -> None:
+        training = {id(m) for modules in owned.values() for m in modules}
+        for module in phase.modules.values():
+            module.train(id(module) in training)
+        at, steps = self.position, self.loader.steps
+        epochs, before = self.epochs[index], sum(self.epochs[:index])
+        every = max(1, (steps or 500) // LINES_PER_EPOCH)
+        place = (self.name, phase.name, at.epoch)
+        seed_everything(seed_for(self.seed, *place, self.team.rank))
+        # Counted over all phases, so that methods with one phase and with two see the same views of the data.
+        batches = iter(self.loader.epoch(before + at.epoch, self.team.rank, self.team.world, at.step))
+        started, saved = time.perf_counter(), time.perf_counter()
+        seen_before = at.images
+        while True:
+            here = seed_for(self.seed, *place, at.step, self.team.rank)
+            seed_everything(here)
+            batch = next(batches, None)
+            if batch is None:
+                break
+            batch = to_device(batch, self.team.device, self.training.channels_last)
+            epoch = at.epoch + (at.step / steps if steps else 0.0)
+            moment = Moment(torch.Generator(self.team.device).manual_seed(here), epoch, epochs)
+            rates = {
+                player: optim.set_rate(o, self.training.schedule.factor(moment.progress)) for player, o in optimizers.items()
+            }
+            count = self._step(phase, players, batch, moment, parameters, optimizers)
+            if self.average is not None:
+                self.average.update_parameters(self.student)
+            at.step, at.global_step, at.images = at.step + 1, at.global_step + 1, at.images + count
+            now = time.perf_counter()
+            if at.step % every == 0 or at.step == steps:
+                terms = self._flush(phase, epoch, rates)
+                if self.watch:
+                    self.watch.step(at.epoch, at.step, terms, (at.images - seen_before) / max(now - started, 1e-9))
+            stopping, saving = self._asked(now - saved > self.training.checkpoint)
+            if stopping or saving:
+                at.seconds, started, seen_before = at.seconds + now - started, now, at.images
+                self._flush(phase, epoch, rates)
+                self._save(optimizers)
+                saved = time.perf_counter()
+            if stopping:
+                raise Interrupted(f"stopped at {self.name}, {phase.name}, epoch {at.epoch + 1}, step {at.step}")
+        if at.step == 0:
+            raise LimbeckError(f"epoch {at.epoch + 1} of {self.name} has no batches; a loader must give them anew every epoch")
+        self._flush(phase, at.epoch + 1.0, {})
+        at.seconds += time.perf_counter() - started
+
+    def _end_epoch(self, phase: Phase, optimizers: Mapping[str, torch.optim.Optimizer], measures: bool) -> None:
+        at = self.position
+        self.team.average_buffers(self.kept.values())
+        at.epoch, at.step = at.epoch + 1, 0
+        line: dict[str, Any] = {"phase": phase.name, "epoch": at.epoch}
+        if measures and self.validate is not None:
+            shown = self.student if self.average is None else self.average.module
+            line["validation"] = found = self.validate(shown)
+            if at.best is None or _better(found, at.best["validation"]):
+                at.best = {"epoch": at.epoch, "validation": found}
+                self._keep_best(shown)
+            patience = self.training.patience
+            at.finished = patience is not None and at.epoch - at.best["epoch"] >= patience
+        at.history.append(line)
+        self._log({"kind": "epoch", **line, "seconds": round(at.seconds, 3)})
+        if self.watch:
+            self.watch.epoch(at.epoch, line.get("validation"))
+        if self.folder is not None:
+            self._save(optimizers)
+
+    # -- one step ----------------------------------------------------------------------------------
+
+    def _step(
+        self,
+        phase: Phase,
+        players: Mapping[str, Callable[..., Any]],
+        batch: Batch,
+        moment: Moment,
+        parameters: Mapping[str, list[nn.Parameter]],
+        optimizers: Mapping[str, torch.optim.Optimizer],
+    ) -> int:
+        """Run the step's generator on every part of the batch in turn, one update at a time."""
+        parts = split(batch, self.training.accumulate)
+        sizes = [size_of(part) for part in parts]
+        mine = sum(sizes)
+        whole = mine
+        if self.team.world > 1:
+            whole = int(self.team.total(torch.tensor(float(mine), device=self.team.device)).item())
+        steps = [phase.step(players, part, moment) for part in parts]
+        terms: dict[str, Tensor] = {}
+        while True:
+            player: str | None = None
+            for step, size in zip(steps, sizes, strict=True):
+                with autocast(self.team.device, self.training.precision):
+                    update = self._next(step, phase, batch)
+                if update is None:
+                    continue
+                player = update.player
+                loss = self._sum(update, size * self.team.world / whole, size / mine, terms, phase, batch)
+                if player not in optimizers:
+                    raise LimbeckError(f"phase {phase.name!r} asks for a step of {player!r}, who owns nothing that can be trained")
+                if not loss.requires_grad:
+                    raise LimbeckError(
+                        f"phase {phase.name!r}: the loss of {player!r} ({', '.join(update.terms)}) does not depend on anything "
+                        f"that {player!r} trains"
+                    )
+                torch.autograd.backward(loss, inputs=parameters[player])
+            if player is None:
+                break
+            self.team.average_gradients(parameters[player])
+            if self.training.clip is not None:
+                torch.nn.utils.clip_grad_norm_(parameters[player], self.training.clip)
+            optimizers[player].step()
+            optimizers[player].zero_grad(set_to_none=True)
+        if terms:
+            self.pending.append((self.position.global_step, terms))
+        return whole
+
+    def _next(self, step: Iterator[Update], phase: Phase, batch: Batch) -> Update | None:
+        try:
+            return next(step, None)
+        except NonFiniteError as error:
+            raise NonFiniteError(self._where(phase, batch, str(error))) from error
+
+    def _sum(
+        self, update: Update, share: float, part: float, terms: dict[str, Tensor], phase: Phase, batch: Batch
+    ) -> Tensor:
+        """The loss of an update, scaled so that parts and processes add up to the mean over the batch."""
+        total: Tensor | None = None
+        values: dict[str, Tensor] = {}
+        for name, term in update.terms.items():
+            mean = term.value.mean()
+            values[f"{update.player}/{name}"] = mean.detach()
+            weighted = term.weight * mean
+            total = weighted if total is None else total + weighted
+        if total is None:
+            raise LimbeckError(f"phase {phase.name!r}: an update of {update.player!r} came without terms")
+        values[f"{update.player}/loss"] = total.detach()
+        # On a CPU this look is free, and comes before the weights have moved.
+        if total.device.type == "cpu" and not math.isfinite(total.item()):
+            raise NonFiniteError(self._where(phase, batch, _culprit({k: v.item() for k, v in values.items()})))
+        for name, value in values.items():
+            terms[name] = terms[name] + part * value if name in terms else part * value
+        return share * total
+
+    def _where(self, phase: Phase, batch: Batch, what: str) -> str:
+        at = self.position
+        rows = "" if batch.rows is None else f"; rows {batch.rows[:8].tolist()} ..."
+        kept = ""
+        if self.folder is not None:
+            kept = f" The last good checkpoint is kept in {self.folder}."
+        return (
+            f"{self.name}, {phase.name}, epoch {at.epoch + 1}, step {at.step + 1}: {what}{rows}.{kept} "
+            "Try a lower learning rate, gradient clipping (training.clip), or fp32."
+        )
+
+    def _flush(self, phase: Phase, epoch: float, rates: Mapping[str, float]) -> dict[str, float]:
+        """Bring the terms of the last steps to the CPU at once: checked, written, and given back as means."""
+        if not self.pending:
+            return {}
+        pending, self.pending = self.pending, []
+        values = iter(torch.stack([v.float() for _, terms in pending for v in terms.values()]).tolist())
+        rows = [(step, {name: next(values) for name in terms}) for step, terms in pending]
+        found: dict[str, list[float]] = {}
+        for step, row in rows:
+            if not all(map(math.isfinite, row.values())):
+                raise NonFiniteError(
+                    f"{self.name}, {phase.name}, step {step + 1}: {_culprit(row)}. "
+                    "The last good checkpoint is kept. Try a lower learning rate, clipping, or fp32."
+                )
+            for name, value in row.items():
+                found.setdefault(name, []).append(value)
+        means = {name: sum(row) / len(row) for name, row in found.items()}
+        self._log({
+            "kind": "step",
+            "phase": phase.name,
+            "step": pending[-1][0] + 1,
+            "epoch": round(epoch, 4),
+            "lr": rates,
+            "terms": {n: v for n, v in means.items() if not n.endswith("/loss")},
+            "loss": {n.removesuffix("/loss"): v for n, v in means.items() if n.endswith("/loss")},
+        })
+        return means
+
+    # -- files -------------------------------------------------------------------------------------
+
+    def _log(self, line: Mapping[str, Any]) -> None:
+        if self.folder is None or not self.team.leads:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "steps.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+            self.position.log_bytes = file.tell()
+
+    def _keep_best(self, model: nn.Module) -> None:
+        if self.folder is None:
+            self.fit.best_state = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
+        elif self.team.leads:
+            save_weights(model, self.folder / "best.safetensors")
+
+    def _save(self, optimizers: Mapping[str, torch.optim.Optimizer]) -> None:
+        if self.folder is not None and self.team.leads:
+            tensors, numbers = files.pack(self.kept, optimizers)
+            files.save(self.folder / "checkpoint.safetensors", self.position, tensors, numbers, self.identity)
+        self.team.wait()
+
+    def _restore(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        if self.folder is None:
+            return None
+        found = files.load(self.folder / "checkpoint.safetensors", self.identity, self.team.device)
+        log = self.folder / "steps.jsonl"
+        if self.team.leads and log.exists():
+            with log.open("r+b") as file:
+                file.truncate(found[0].log_bytes if found else 0)
+        self.team.wait()
+        if found is None:
+            return None
+        self.position = found[0]
+        return found[1], found[2]
+
+    def _asked(self, due: bool) -> tuple[bool, bool]:
+        """Whether any process was asked to stop, and whether a checkpoint is due by the leader's clock."""
+        due = due and self.folder is not None and self.team.leads
+        if self.team.world == 1:
+            return self.stop.asked, due
+        asked = torch.tensor([float(self.stop.asked), float(due)], device=self.team.device)
+        stopping, saving = (self.team.total(asked) > 0).tolist()
+        return bool(stopping), bool(saving)
+
+
+def _better(found: Mapping[str, float], best: Mapping[str, float]) -> bool:
+    """Higher accuracy is better; among equals, lower loss."""
+    return (found["accuracy"], -found["loss"]) > (best["accuracy"], -best["loss"])
+
+
+def _culprit(values: Mapping[str, float]) -> str:
+    bad = [name for name, value in values.items() if not math.isfinite(value)]
+    named = [name for name in bad if not name.endswith("/loss")] or bad
+    rest = ", ".join(f"{name} = {value:.4g}" for name, value in values.items())
+    return f"non-finite term {', '.join(repr(n) for n in named)} (all terms: {rest})"
+
+
+def size_of(batch: Batch) -> int:
+    """How many samples a batch has."""
+    inputs = next(iter(batch.inputs.values())) if isinstance(batch.inputs, Mapping) else batch.inputs
+    return int(inputs.shape[0])
+
+
+def split(batch: Batch, parts: int) -> list[Batch]:
+    """The batch in so many parts, as equal as can be, none of them empty."""
+    n = size_of(batch)
+    parts = min(parts, n)
+    if parts <= 1:
+        return [batch]
+    edges = [n * i // parts for i in range(parts + 1)]
+
+    def cut(value: Any, a: int, b: int) -> Any:
+        if isinstance(value, Mapping):
+            return {k: cut(v, a, b) for k, v in value.items()}
+        return value[a:b] if isinstance(value, Tensor) else value
+
+    return [Batch(*(cut(value, a, b) for value in batch)) for a, b in zip(edges, edges[1:], strict=False)]

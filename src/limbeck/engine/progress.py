@@ -1,0 +1,126 @@
+"""Telling the user how it goes: live bars on a terminal, plain lines elsewhere, nothing when asked."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+LINE_EVERY = 20.0  # seconds between plain lines inside an epoch
+
+
+def short(terms: Mapping[str, float]) -> str:
+    """The terms of a step in few characters, the player's name left out where there is one player."""
+    players = {name.split("/", 1)[0] for name in terms}
+    shown = {name.split("/", 1)[1] if len(players) == 1 else name: value for name, value in terms.items()}
+    return "  ".join(f"{name} {value:.3g}" for name, value in shown.items())
+
+
+def measured_text(measured: Mapping[str, float] | None) -> str:
+    """What was measured on the validation part, in words."""
+    if not measured:
+        return ""
+    return f"validation accuracy {100 * measured['accuracy']:.2f} %, loss {measured['loss']:.4f}"
+
+
+class Silent:
+    """Says nothing."""
+
+    def phase(self, name: str, epochs: int, steps: int | None, done: int, notes: Sequence[str]) -> None: ...
+    def step(self, epoch: int, step: int, terms: Mapping[str, float], rate: float) -> None: ...
+    def epoch(self, epoch: int, measured: Mapping[str, float] | None) -> None: ...
+    def close(self) -> None: ...
+
+
+class Lines:
+    """A line at the end of each epoch, and now and then inside a long one."""
+
+    def __init__(self, console: Console, title: str) -> None:
+        self.console, self.title = console, title
+        self.terms: Mapping[str, float] = {}
+        self.rate = 0.0
+
+    def phase(self, name: str, epochs: int, steps: int | None, done: int, notes: Sequence[str]) -> None:
+        self.name, self.epochs, self.steps = name, epochs, steps
+        self.said = self.started = time.perf_counter()
+        self.done_before = done
+        for note in notes:
+            self._say(f"{self.title}, {name}: {note}")
+        if done:
+            self._say(f"{self.title}, {name}: goes on after epoch {done} of {epochs}")
+
+    def step(self, epoch: int, step: int, terms: Mapping[str, float], rate: float) -> None:
+        self.terms, self.rate = terms, rate
+        now = time.perf_counter()
+        if now - self.said > LINE_EVERY:
+            self.said = now
+            of = f" of {self.steps}" if self.steps else ""
+            self._say(f"{self.title}, {self.name}: epoch {epoch + 1}/{self.epochs}, step {step}{of}, {self._state()}")
+
+    def epoch(self, epoch: int, measured: Mapping[str, float] | None) -> None:
+        self.said = now = time.perf_counter()
+        left = (now - self.started) / max(1, epoch - self.done_before) * (self.epochs - epoch)
+        parts = [self._state(), measured_text(measured), f"{left:.0f} s left" if left >= 1 else ""]
+        self._say(f"{self.title}, {self.name}: epoch {epoch}/{self.epochs}, " + ", ".join(p for p in parts if p))
+
+    def _state(self) -> str:
+        return f"{short(self.terms)}, {self.rate:.0f} images/s"
+
+    def _say(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def close(self) -> None: ...
+
+
+class Bars:
+    """One live bar per phase, with the loss terms, images per second and the time that is left."""
+
+    def __init__(self, console: Console, title: str) -> None:
+        self.console, self.title = console, title
+        self.progress: Progress | None = None
+        self.last = ""
+
+    def phase(self, name: str, epochs: int, steps: int | None, done: int, notes: Sequence[str]) -> None:
+        self.close()
+        for note in notes:
+            self.console.print(f"{self.title}, {name}: {note}", style="dim", highlight=False, markup=False)
+        self.steps = steps
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[state]}", markup=False),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
+        )
+        whole = epochs * (steps or 1)
+        self.bar = self.progress.add_task(f"{self.title}, {name}", total=whole, completed=done * (steps or 1), state="")
+        self.progress.start()
+
+    def step(self, epoch: int, step: int, terms: Mapping[str, float], rate: float) -> None:
+        if self.progress is not None:
+            done = epoch * (self.steps or 1) + (step if self.steps else 0)
+            state = f"epoch {epoch + 1}  {short(terms)}  {rate:.0f} images/s{self.last}"
+            self.progress.update(self.bar, completed=done, state=state)
+
+    def epoch(self, epoch: int, measured: Mapping[str, float] | None) -> None:
+        if self.progress is not None:
+            if measured:
+                self.last = f"  validation {100 * measured['accuracy']:.1f} %"
+            self.progress.update(self.bar, completed=epoch * (self.steps or 1))
+
+    def close(self) -> None:
+        if self.progress is not None:
+            self.progress.stop()
+            self.progress = None
+
+
+def watch_for(console: Console, title: str, quiet: bool = False) -> Any:
+    """Bars on a terminal, lines elsewhere, nothing when quiet."""
+    if quiet:
+        return Silent()
+    return Bars(console, title) if console.is_terminal else Lines(console, title)

@@ -1,0 +1,91 @@
+"""The processes of a run: one, or several that share every batch.
+
+The only module that imports Lightning Fabric, which finds devices, starts processes and carries
+tensors between them.  Gradients are averaged here, not by a wrapper around a module, because a step
+may run any of a phase's modules any number of times, and stop half-way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Team:
+    """Where this process computes, and how it meets the others.
+
+    Attributes:
+        device: of this process.
+        rank: its number, from 0.
+        world: how many there are.
+        fabric: the launched ``lightning_fabric.Fabric``; None for one process.
+    """
+
+    device: torch.device
+    rank: int = 0
+    world: int = 1
+    fabric: Any = None
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes the files and speaks to the user."""
+        return self.rank == 0
+
+    def total(self, value: Tensor) -> Tensor:
+        """The sum of a tensor over the processes."""
+        return value if self.world == 1 else self.fabric.all_reduce(value, reduce_op="sum")
+
+    def wait(self) -> None:
+        """Until every process is here."""
+        if self.world > 1:
+            self.fabric.barrier()
+
+    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Replace each gradient by the mean over the processes.
+
+        A parameter that no process has a gradient for keeps none, as it would in one process.
+        """
+        if self.world == 1:
+            return
+        wanted = [p for p in parameters if p.requires_grad]
+        present = torch.tensor([p.grad is not None for p in wanted], dtype=torch.float32, device=self.device)
+        used = [p for p, n in zip(wanted, self.total(present).tolist(), strict=True) if n > 0]
+        if not used:
+            return
+        flat = torch.cat([(p.grad if p.grad is not None else torch.zeros_like(p)).reshape(-1) for p in used])
+        flat = self.total(flat) / self.world
+        for p, part in zip(used, flat.split([p.numel() for p in used]), strict=True):
+            p.grad = part.view_as(p).clone()
+
+    def average_buffers(self, modules: Iterable[nn.Module]) -> None:
+        """Replace every floating-point buffer by the mean over the processes (running statistics, sums)."""
+        if self.world == 1:
+            return
+        for module in modules:
+            for buffer in module.buffers():
+                if buffer.is_floating_point():
+                    buffer.copy_(self.total(buffer.clone()) / self.world)
+
+
+def alone(accelerator: str = "auto") -> Team:
+    """A team of one process on the best device there is, or on the one named."""
+    if accelerator == "auto":
+        accelerator = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    return Team(torch.device(accelerator))
+
+
+def fabric_for(accelerator: str, devices: int) -> Any:
+    """A Fabric for several processes on this machine; ``launch`` starts them."""
+    from lightning_fabric import Fabric
+
+    return Fabric(accelerator=accelerator, devices=devices, strategy="ddp_spawn")
+
+
+def member(fabric: Any) -> Team:
+    """This process's place in a launched Fabric."""
+    return Team(fabric.device, fabric.global_rank, fabric.world_size, fabric)

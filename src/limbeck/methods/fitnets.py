@@ -1,0 +1,218 @@
+"""FitNets: hints from a hidden layer of the teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Literal
+
+from limbeck import losses
+from limbeck.methods.pairs import Pair, as_pair
+from limbeck.methods.terms import (
+    check_logits,
+    cross_entropy,
+    off,
+    require_targets,
+    require_temperature,
+    soft_targets,
+)
+from limbeck.phase import Batch, Cast, Models, Moment, Phase, Seen, Term, Update
+from limbeck.settings import Optimizer, Ramp, Weight, at, require, require_weights
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+_ACTIVATIONS = ("auto", "relu", "tanh", "sigmoid", "none")
+_FALLING = Ramp(start=4.0, end=1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitNets:
+    """Hints first, then softened classes (Romero et al., ICLR 2015, equations 2 to 4).
+
+    Two stages, as in the paper.  "hint" trains the student up to its *guided* layer, and a regressor r, on
+    ``1/2 || u_h - r(v_g) ||^2`` alone.  "distill" trains the whole student on
+    ``hard * CE(z_s, y) + soft * H(p_T, q_T)``; the hint is over, and the regressor gone.
+
+    One stage (what later benchmarks run): ``hard * CE + hint_weight * hint + soft * H(p_T, q_T)``, all at once.
+
+    Attributes:
+        pair: (guided layer of the student, hint layer of the teacher).  None: the middle of both
+            networks, as the paper recommends.
+        stages: "two" or "one".  Default "two" (the paper).
+        hint_share: part of the stage's epochs that go to the hints, in (0, 1); two stages only.  Default
+            0.25: ours.  The paper trains both stages until they stop improving.
+        temperature: T, more than zero.  Default 3 (the paper).
+        soft: weight of the teacher's classes, zero or more, or a `Ramp`.  Default: from 4 to 1, linearly over
+            the phase (the paper: over 500 epochs), so that easy examples are learnt first.
+        tau_squared: whether the teacher's part is multiplied by ``T^2``, as in `KD`.  Default False: the paper's
+            equation has no such factor.  The term "kd" shows ``T^2 KL`` either way; its weight says the rest.
+        hard: weight of the labels, zero or more, or a `Ramp`.  Default 1 (the paper).
+        hint_weight: weight of the hint loss, more than zero, or a `Ramp`.  Default None: for two stages, one
+            over the number of units in the hint layer (form "paper": half the mean square, stable at the
+            learning rates of SGD; the paper's plain sum needs its RMSProp at 0.005) or 1 (form "benchmark");
+            for one stage, 100 times the mean square in either form (the CRD benchmark's beta).
+        form: of the hint loss: "paper", half the sum of squares over all units of the layer, or "benchmark",
+            their mean.  Ratio: units / 2.
+        regressor: "paper" or "benchmark"; see `limbeck.connectors.regressor`.
+        activation: what the regressor ends with: "relu", "tanh", "sigmoid", "none", or "auto": the teacher's own
+            activation in form "paper", as far as its values tell (ReLU or none), and ReLU in form "benchmark".
+        hint_optimizer: replaces the stage's optimizer for the hints; two stages only.  Default None: the
+            stage's own.
+
+    Raises:
+        HyperParameterError: a setting is outside its range.
+        TapError: a layer of ``pair`` does not exist.
+        ShapeError: no regressor fits the two layers, or the networks score different classes.
+        TargetError: ``hard`` is on, and a batch has no labels.
+
+    >>> FitNets(pair=("layer2", "layer2")).soft
+    Ramp(start=4.0, end=1.0, epochs=None)
+    """
+
+    pair: tuple[str, str] | None = None
+    stages: Literal["two", "one"] = "two"
+    hint_share: float = 0.25
+    temperature: float = 3.0
+    soft: Weight = _FALLING
+    tau_squared: bool = False
+    hard: Weight = 1.0
+    hint_weight: Weight | None = None
+    form: Literal["paper", "benchmark"] = "paper"
+    regressor: Literal["paper", "benchmark"] = "paper"
+    activation: Literal["auto", "relu", "tanh", "sigmoid", "none"] = "auto"
+    hint_optimizer: Optimizer | None = None
+
+    def __post_init__(self) -> None:
+        if self.pair is not None:
+            object.__setattr__(self, "pair", as_pair("pair", self.pair))
+        require(self.stages in ("two", "one"), "stages", self.stages, "'two' or 'one'")
+        require(0 < self.hint_share < 1, "hint_share", self.hint_share, "a part of the epochs, in (0, 1)")
+        require_temperature(self.temperature)
+        require_weights(some=self.stages == "two", soft=self.soft, hard=self.hard)
+        if self.hint_weight is not None:
+            require_weights(hint_weight=self.hint_weight)
+        require(self.form in ("paper", "benchmark"), "form", self.form, "'paper' or 'benchmark'")
+        require(self.regressor in ("paper", "benchmark"), "regressor", self.regressor, "'paper' or 'benchmark'")
+        require(self.activation in _ACTIVATIONS, "activation", self.activation, f"one of {', '.join(_ACTIVATIONS)}")
+        if self.stages == "one":
+            require(self.hint_optimizer is None, "hint_optimizer", self.hint_optimizer, "only with two stages")
+
+    def phases(self, cast: Cast) -> Sequence[Phase]:
+        """ "hint" and "distill", or "distill" alone with the hint in it."""
+        models = cast.pick("student", "teacher")
+        require_targets(cast.example, self.hard)
+        if not off(self.soft):
+            check_logits(cast, columns=2, instead="set soft=0 to learn from hints and labels alone")
+        hint = self._settle(cast, models)
+        if self.stages == "one":
+            return (self._joint(models, hint),)
+        return self._first(models, hint), self._second(models)
+
+    def _settle(self, cast: Cast, models: Mapping[str, nn.Module]) -> _Hint:
+        """Choose the pair, look at it, and build the regressor for it."""
+        from limbeck import connectors, taps
+
+        inputs = cast.example.inputs
+        guided, hint = self.pair or taps.middle(models["student"], models["teacher"], inputs)
+        ours = taps.look(models["student"], inputs, (guided,)).taps[guided]
+        theirs = taps.look(models["teacher"], inputs, (hint,)).taps[hint]
+        activation = self.activation
+        if activation == "auto":
+            activation = "relu" if self.regressor == "benchmark" else connectors.activation_of(theirs)
+        net = connectors.regressor(
+            tuple(ours.shape[1:]), tuple(theirs.shape[1:]), form=self.regressor, activation=activation
+        )
+        weights = sum(p.numel() for p in net.parameters())
+        how = "pair" if self.pair else "pair (the middle of both)"
+        note = f"{how}: {guided} {list(ours.shape[1:])} -> {hint} {list(theirs.shape[1:])}"
+        return _Hint(
+            pair=(guided, hint),
+            regressor=net,
+            weight=self._weight(prod(theirs.shape[1:])),
+            notes=(note, f"regressor: {weights:,} weights, activation {activation}"),
+        )
+
+    def _weight(self, units: int) -> Weight:
+        if self.hint_weight is not None:
+            return self.hint_weight
+        mean_square = 2.0 / units if self.form == "paper" else 1.0
+        if self.stages == "one":
+            return 100.0 * mean_square
+        return 1.0 / units if self.form == "paper" else 1.0
+
+    def _hint_term(self, models: Models, hint: _Hint, ours: Tensor, theirs: Tensor, moment: Moment) -> dict[str, Term]:
+        guess = models["regressor"](ours)
+        return {"hint": Term(losses.hint_l2(guess, theirs, form=self.form), at(hint.weight, moment))}
+
+    def _class_terms(self, student: Seen, teacher: Seen, batch: Batch, moment: Moment) -> dict[str, Term]:
+        """Labels and softened classes, for those of the two that are on."""
+        terms = cross_entropy(student.logits, batch, moment, weight=self.hard)
+        scale = 1.0 if self.tau_squared else self.temperature**-2
+        soft = soft_targets(student, teacher, moment, weight=self.soft, temperature=self.temperature)
+        return terms | {name: term._replace(weight=term.weight * scale) for name, term in soft.items()}
+
+    def _first(self, models: Mapping[str, nn.Module], hint: _Hint) -> Phase:
+        guided, target = hint.pair
+
+        def step(models: Models, batch: Batch, moment: Moment) -> Iterator[Update]:
+            theirs = models["teacher"](batch.inputs).taps[target]
+            ours = models["student"](batch.inputs).taps[guided]
+            yield Update("student", self._hint_term(models, hint, ours, theirs, moment))
+
+        return Phase(
+            name="hint",
+            modules={**models, "regressor": hint.regressor},
+            trains={"student": ("student", "regressor")},
+            taps={"student": (guided,), "teacher": (target,)},
+            step=step,
+            share=self.hint_share,
+            stops=frozenset({"student", "teacher"}),
+            optimizers={} if self.hint_optimizer is None else {"student": self.hint_optimizer},
+            notes=hint.notes,
+        )
+
+    def _second(self, models: Mapping[str, nn.Module]) -> Phase:
+        def step(models: Models, batch: Batch, moment: Moment) -> Iterator[Update]:
+            teacher, student = models["teacher"](batch.inputs), models["student"](batch.inputs)
+            yield Update("student", self._class_terms(student, teacher, batch, moment))
+
+        rising = isinstance(self.soft, Ramp) and self.soft.start < self.soft.end
+        return Phase(
+            name="distill",
+            modules=models,
+            trains={"student": ("student",)},
+            taps={"student": (), "teacher": ()},
+            step=step,
+            share=1.0 - self.hint_share,
+            notes=("soft rises during training; the paper lets it fall",) if rising else (),
+        )
+
+    def _joint(self, models: Mapping[str, nn.Module], hint: _Hint) -> Phase:
+        guided, target = hint.pair
+
+        def step(models: Models, batch: Batch, moment: Moment) -> Iterator[Update]:
+            teacher, student = models["teacher"](batch.inputs), models["student"](batch.inputs)
+            term = self._hint_term(models, hint, student.taps[guided], teacher.taps[target], moment)
+            yield Update("student", self._class_terms(student, teacher, batch, moment) | term)
+
+        return Phase(
+            name="distill",
+            modules={**models, "regressor": hint.regressor},
+            trains={"student": ("student", "regressor")},
+            taps={"student": (guided,), "teacher": (target,)},
+            step=step,
+            stops=frozenset({"teacher"}) if off(self.soft) else frozenset(),
+            notes=hint.notes,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Hint:
+    """A pair that was looked at, and what it takes to compare its two layers."""
+
+    pair: Pair
+    regressor: nn.Module
+    weight: Weight
+    notes: tuple[str, ...]

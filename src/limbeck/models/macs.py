@@ -1,0 +1,113 @@
+"""How much arithmetic a forward does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from limbeck.errors import LimbeckError
+
+
+def batch_size(inputs: Any) -> int:
+    """How many samples a batch has: the length of the first tensor found in it.
+
+    Raises:
+        LimbeckError: there is no tensor, or the batch is empty.
+    """
+    parts = inputs.values() if isinstance(inputs, Mapping) else [inputs]
+    for part in parts:
+        if isinstance(part, Tensor) and part.ndim:
+            if not len(part):
+                raise LimbeckError("the batch is empty; one sample or more is needed")
+            return len(part)
+    raise LimbeckError(f"a {type(inputs).__name__} holds no batch; give a tensor [batch, ...] or a mapping of such")
+
+
+def count_macs(model: nn.Module, inputs: Any) -> int:
+    """Multiply-accumulates per sample, of convolutions, linear layers and matrix products: what papers count.
+
+    Counted by running the model once in evaluation mode (`torch.utils.flop_counter`, a MAC being two of its
+    operations), not derived from its layers.  Attention's products are included; for that, its fused kernels, which
+    the counter sees past, are off meanwhile.  Recurrent layers, whose kernels it does not see either, are counted as
+    two matrix products per step, direction and gate.
+
+    Args:
+        model: any module; its mode, switches and buffers are put back, even after an error.
+        inputs: a batch as the model takes it; a mapping becomes keyword arguments.
+    """
+    batch = batch_size(inputs)
+    with as_found(model), _slow_attention(), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model.eval()
+        with _recurrent(model, counter) as extra:
+            _ = model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
+    return round((counter.get_total_flops() / 2 + sum(extra)) / batch)
+
+
+@contextmanager
+def as_found(*models: nn.Module) -> Iterator[None]:
+    """Put back every module's mode and buffers at the end, whatever happens."""
+    modules = [part for model in models for part in model.modules()]
+    modes = [part.training for part in modules]
+    buffers = [dict(part._buffers) for part in modules]
+    values = [{k: v.detach().clone() for k, v in held.items() if v is not None} for held in buffers]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for part, mode, held, copies in zip(modules, modes, buffers, values, strict=True):
+                part.training = mode
+                for key, tensor in held.items():
+                    part._buffers[key] = tensor
+                    if tensor is not None and not tensor.is_inference():
+                        tensor.copy_(copies[key])
+
+
+@contextmanager
+def _slow_attention() -> Iterator[None]:
+    """Attention as matrix products that can be counted."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+_GATES = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1, "RNN_RELU": 1}
+
+
+@contextmanager
+def _recurrent(model: nn.Module, counter: FlopCounterMode) -> Iterator[list[float]]:
+    """MACs of recurrent layers by formula, less what the counter saw of them."""
+    extra: list[float] = []
+    seen: list[int] = []
+
+    def before(part: nn.Module, args: tuple[Any, ...]) -> None:
+        seen.append(counter.get_total_flops())
+
+    def after(part: nn.RNNBase, args: tuple[Any, ...], output: Any) -> None:
+        packed = isinstance(args[0], nn.utils.rnn.PackedSequence)
+        steps = args[0].data.shape[0] if packed else args[0].shape[:-1].numel()  # time steps of all samples
+        wide = 2 if part.bidirectional else 1
+        out = part.proj_size or part.hidden_size
+        per_step = 0
+        for layer in range(part.num_layers):
+            inside = part.input_size if layer == 0 else out * wide
+            gates = _GATES[part.mode] * part.hidden_size * (inside + out)
+            per_step += wide * (gates + part.hidden_size * part.proj_size)
+        extra.append(steps * per_step - (counter.get_total_flops() - seen.pop()) / 2)
+
+    parts = [part for part in model.modules() if isinstance(part, nn.RNNBase)]
+    hooks = [h for part in parts for h in (part.register_forward_pre_hook(before), part.register_forward_hook(after))]
+    try:
+        yield extra
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -1,0 +1,478 @@
+"""The charts of a report: what was learnt when, how sure the difference is, how honest the confidence, what it costs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from limbeck.report import words
+from limbeck.report.draw import BAD, GOOD, GRID, INK, PAPER, SOFT, Chart, chart, clip, end_labels, marker, series
+from limbeck.report.read import Curves, number
+from limbeck.report.tables import Measured, figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Line = list[tuple[float, float]]
+
+METRICS = {  # key -> heading, axis, factor, whether more is better
+    "accuracy": ("Accuracy on validation rows", "accuracy (%)", 100.0, True),
+    "loss": ("Loss on validation rows", "cross-entropy (nats)", 1.0, False),
+    "ece": ("Calibration error on validation rows", "expected calibration error", 1.0, False),
+}
+
+
+def smoothed(line: Line, parts: int = 40) -> Line:
+    """The means of so many equal stretches of a line: the noise of single batches goes, the trend stays.
+
+    >>> smoothed([(0, 1.0), (1, 3.0), (2, 5.0), (3, 7.0)], 2)
+    [(0.5, 2.0), (2.5, 6.0)]
+    """
+    if len(line) <= parts:
+        return list(line)
+    found: Line = []
+    for i in range(parts):
+        piece = line[i * len(line) // parts : (i + 1) * len(line) // parts]
+        found.append((sum(x for x, _ in piece) / len(piece), sum(y for _, y in piece) / len(piece)))
+    return found
+
+
+def thinned(line: Line, most: int = 400) -> Line:
+    """At most so many points, lowest and highest of every stretch kept, so that spikes stay visible."""
+    if len(line) <= most:
+        return list(line)
+    stretches = most // 2
+    found: Line = []
+    for i in range(stretches):
+        piece = line[i * len(line) // stretches : (i + 1) * len(line) // stretches]
+        found.extend(sorted({min(piece, key=lambda p: p[1]), max(piece, key=lambda p: p[1])}))
+    return found
+
+
+def wants_log(values: Iterable[float]) -> bool:
+    """Whether a logarithmic axis shows these values better: all positive and over more than 1.5 decades."""
+    found = sorted(values)
+    return len(found) > 3 and found[0] > 0 and found[-1] / found[0] > 30
+
+
+def _plain_log(axis: Any) -> None:
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    axis.set_major_formatter(FuncFormatter(lambda v, _: words.amount(v) if v >= 1000 else f"{v:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _log_counts(axis: Any, low: float, high: float) -> None:
+    """Few readable ticks on a logarithmic axis of counts, also where it spans less than a decade."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
+    for steps in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7)):
+        ticks = [m * 10.0**e for e in decades for m in steps if low <= m * 10.0**e <= high]
+        if len(ticks) >= 3:
+            break
+    ticks = ticks[:: math.ceil(len(ticks) / 5)] if len(ticks) > 5 else ticks
+    axis.set_major_locator(FixedLocator(ticks))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}" if v < 1000 else words.amount(v).replace(".00", "")))
+
+
+def loss_terms(key: str, stage: str, phase: str, curves: Mapping[int, Curves]) -> Chart | None:
+    """Every loss term of one phase of one stage, and the total, by seed.
+
+    Args:
+        key: unique on the page.
+        stage, phase: names.
+        curves: by seed.
+
+    Returns:
+        The chart, or None where no step was recorded.
+    """
+    lines: dict[str, dict[int, Line]] = {}
+    for seed, curve in curves.items():
+        for step in curve.steps:
+            if step.phase == phase:
+                for name, value in step.terms.items():
+                    lines.setdefault(name, {}).setdefault(seed, []).append((step.epoch, value))
+                for player, value in step.loss.items():
+                    lines.setdefault(f"{player}: total", {}).setdefault(seed, []).append((step.epoch, value))
+    if not lines:
+        return None
+    players = {name.split("/")[0] for name in lines if "/" in name}
+    totals = [name for name in lines if name.endswith(": total")]
+    if len(players) == 1:  # one player: its name says nothing
+        short = {n: "total" if n in totals else n.split("/", 1)[-1] for n in lines}
+    else:
+        short = {n: n for n in lines}
+    if len(lines) == 2 and totals:  # the total of one term, times its weight, repeats it
+        lines = {n: v for n, v in lines.items() if n not in totals}
+    # The axis follows the trend: one wild batch at the start must not flatten everything else.
+    trends = {n: [y for line in by_seed.values() for _, y in smoothed(line)] for n, by_seed in lines.items()}
+    every = [y for ys in trends.values() for y in ys]
+    log = wants_log(every)
+    first = min(curves)
+
+    def paint(axes: Axes) -> None:
+        ends = []
+        for i, (name, by_seed) in enumerate(lines.items()):
+            total = name in totals
+            colour = INK if total else series(i)
+            for seed, line in by_seed.items():
+                if seed == first:
+                    axes.plot(*zip(*thinned(line)), color=colour, linewidth=0.5, alpha=0.28)
+                axes.plot(
+                    *zip(*smoothed(line)),
+                    color=colour,
+                    linewidth=1.5 if seed == first else 0.9,
+                    alpha=1.0 if seed == first else 0.5,
+                    linestyle=(0, (4, 2)) if total else "-",
+                )
+            x, y = smoothed(by_seed.get(first) or next(iter(by_seed.values())))[-1]
+            ends.append((x, y, clip(short[name], 20), colour))
+        if log:
+            axes.set_yscale("log")
+            _plain_log(axes.yaxis)
+        low, high = min(every), max(every)
+        if log:
+            axes.set_ylim(low / 1.4, high * 1.4)
+        elif high > low:
+            axes.set_ylim(low - 0.06 * (high - low), high + 0.08 * (high - low))
+        axes.margins(x=0.02)
+        axes.set_xlabel("epoch of this phase")
+        axes.set_ylabel("loss" + (" (log scale)" if log else ""))
+        end_labels(axes, ends)
+
+    said = "; ".join(
+        f"{short[n]} from {next(iter(smoothed(v[min(v)])))[1]:.3g} to {smoothed(v[min(v)])[-1][1]:.3g}" for n, v in lines.items()
+    )
+    seeds = f"{len(curves)} seeds" if len(curves) > 1 else "single run"
+    title = stage if phase in (stage, "train", "distill") else f"{stage}, phase {phase}"
+    return chart(
+        key,
+        f"Loss of {title}",
+        f"Loss terms over the epochs of stage {stage}, phase {phase}, {seeds}. Smoothed, seed {first}: {said}.",
+        paint,
+        height=max(2.6, 1.0 + 0.17 * len(lines)),
+        caption=f"{seeds[0].upper()}{seeds[1:]}. Thin: every recorded batch of seed {first}; bold: its trend"
+        + ("; fainter: the other seeds." if len(curves) > 1 else "."),
+    )
+
+
+def metric_lines(curves: Mapping[int, Curves], metric: str, epochs_of: Mapping[str, float] | None = None) -> dict[int, Line]:
+    """A metric of one stage over its epochs, phases one behind the other, by seed."""
+    found: dict[int, Line] = {}
+    for seed, curve in curves.items():
+        start = 0.0
+        for phase in curve.phases:
+            lines = [e for e in curve.epochs if e.phase == phase]
+            found.setdefault(seed, []).extend(
+                (start + e.epoch, e.validation[metric]) for e in lines if metric in e.validation
+            )
+            planned = (epochs_of or {}).get(phase)
+            start += planned if planned is not None else max((e.epoch for e in lines), default=0.0)
+    return {seed: line for seed, line in found.items() if line}
+
+
+def metric(key: str, name: str, stages: Mapping[str, Mapping[int, Line]], colours: Mapping[str, int]) -> Chart | None:
+    """A metric of all stages over their epochs: the mean over seeds, with a band from lowest to highest.
+
+    Args:
+        key: unique on the page.
+        name: of the metric in the record.
+        stages: stage -> seed -> line, see `metric_lines`.
+        colours: stage -> number of its colour, the same on the whole page.
+    """
+    title, label, factor, rising = METRICS.get(name, (f"{name} on validation rows", name, 1.0, False))
+    drawn = {stage: by_seed for stage, by_seed in stages.items() if by_seed}
+    if not drawn:
+        return None
+    bands: dict[str, list[tuple[float, float, float, float]]] = {}
+    for stage, by_seed in drawn.items():
+        at: dict[float, list[float]] = {}
+        for line in by_seed.values():
+            for x, y in line:
+                at.setdefault(round(x, 6), []).append(factor * y)
+        bands[stage] = [(x, min(ys), sum(ys) / len(ys), max(ys)) for x, ys in sorted(at.items())]
+    log = not rising and wants_log(m for band in bands.values() for _, _, m, _ in band)
+
+    def paint(axes: Axes) -> None:
+        ends = []
+        for stage, band in bands.items():
+            colour = series(colours.get(stage, 0))
+            xs, lows, means, highs = zip(*band)
+            if len(drawn[stage]) > 1:
+                axes.fill_between(xs, lows, highs, color=colour, alpha=0.16, linewidth=0)
+            axes.plot(xs, means, color=colour, marker=marker(colours.get(stage, 0)) if len(xs) < 3 else None, markersize=3.5)
+            ends.append((xs[-1], means[-1], clip(stage), colour))
+        if log:
+            axes.set_yscale("log")
+            _plain_log(axes.yaxis)
+        elif rising:  # the end is what matters; a first epoch by chance level would squeeze it
+            means = [m for band in bands.values() for _, _, m, _ in band[len(band) // 5 :]]
+            reach = max(max(means) - min(means), 1e-3)
+            axes.set_ylim(min(means) - 0.15 * reach, max(h for b in bands.values() for _, _, _, h in b) + 0.06 * reach)
+        axes.margins(x=0.02)
+        axes.set_xlabel("epoch of the stage")
+        axes.set_ylabel(label + (", log scale" if log else ""))
+        end_labels(axes, ends)
+
+    digits = 1 if factor == 100 else 3
+    said = "; ".join(f"{s} ends at {b[-1][2]:.{digits}f} ({words.counted(len(drawn[s]))})" for s, b in bands.items())
+    most = max(len(by_seed) for by_seed in drawn.values())
+    return chart(
+        key,
+        title,
+        f"{title} over the epochs. {said}.",
+        paint,
+        height=max(2.9, 1.0 + 0.17 * len(bands)),
+        caption="Single runs." if most == 1 else "Line: mean over the seeds; band: from the lowest to the highest seed.",
+    )
+
+
+def differences(key: str, measured: Sequence[Measured], baseline: str) -> Chart | None:
+    """One dot per seed, and the mean with its interval: how far each network is from the baseline."""
+    drawn = [m for m in measured if m.difference is not None]
+    if not drawn:
+        return None
+
+    def paint(axes: Axes) -> None:
+        axes.axvline(0, color=SOFT, linewidth=1)
+        for row, m in enumerate(reversed(drawn)):
+            d = m.difference
+            assert d is not None
+            colour = {"better": GOOD, "worse": BAD}.get(d.verdict(), INK)
+            points = [100 * v for _, v in d.differences]
+            axes.plot(points, [row - 0.2] * len(points), "o", color=SOFT, markersize=3.5, alpha=0.55, markeredgewidth=0)
+            if d.low is not None and d.high is not None:
+                axes.plot([100 * d.low, 100 * d.high], [row + 0.08] * 2, color=colour, linewidth=2.2)
+            axes.plot([100 * d.mean], [row + 0.08], "D", color=colour, markersize=5, markeredgewidth=0)
+        axes.set_yticks(range(len(drawn)), [clip(m.name) for m in reversed(drawn)])
+        axes.tick_params(axis="y", length=0, labelcolor=INK)
+        axes.set_ylim(-0.6, len(drawn) - 0.4)
+        axes.grid(axis="y", visible=False)
+        axes.spines["left"].set_visible(False)
+        axes.set_xlabel(f"difference of accuracy to {clip(baseline)} (points)")
+
+    said = "; ".join(
+        f"{m.name} {words.signed(m.difference.mean)} points, {words.interval(m.difference)}, "
+        f"n = {m.difference.n}: {m.difference.verdict()}"
+        for m in drawn
+        if m.difference
+    )
+    single = all(m.difference and m.difference.n == 1 for m in drawn)
+    return chart(
+        key,
+        f"Difference to {baseline}, paired by seed",
+        f"Differences of accuracy against {baseline}: {said}.",
+        paint,
+        height=1.0 + 0.42 * len(drawn),
+        caption="Single run: one difference each and no interval."
+        if single
+        else "Small dots: one seed each. Diamond and bar: mean and 95 % t interval. A bar across zero is no clear difference.",
+    )
+
+
+def reliability(key: str, model: str, exhibit: Mapping[str, Any], colour: int) -> Chart | None:
+    """A reliability diagram: how often the network is right, by how sure it is.
+
+    Args:
+        key: unique on the page.
+        model: its name.
+        exhibit: "ece" and "bins" with low, high, confidence, accuracy, count.
+        colour: number of the model's colour.
+    """
+    bins = filled(exhibit)
+    if not bins:
+        return None
+    total = sum(b["count"] for b in bins)
+
+    def paint(axes: Axes) -> None:
+        axes.plot([0, 1], [0, 1], color=SOFT, linewidth=1, linestyle=(0, (4, 3)))
+        for b in bins:
+            wide = b["high"] - b["low"]
+            axes.bar(
+                b["low"], b["accuracy"], width=wide, align="edge", color=series(colour), alpha=0.3, edgecolor=PAPER, linewidth=0.8
+            )
+        most = max(b["count"] for b in bins)
+        sizes = [10 + 60 * b["count"] / most for b in bins]
+        axes.scatter([b["confidence"] for b in bins], [b["accuracy"] for b in bins], s=sizes, color=series(colour), linewidths=0)
+        axes.set_xlim(0, 1.02)
+        axes.set_ylim(0, 1.04)
+        axes.set_aspect("equal")
+        axes.set_xlabel("confidence")
+        axes.set_ylabel("part that is right")
+
+    ece = number(exhibit.get("ece"))
+    gap = sum(b["count"] * (b["confidence"] - b["accuracy"]) for b in bins) / total
+    mood = "overconfident" if gap > 0.005 else "underconfident" if gap < -0.005 else "neither over- nor underconfident"
+    error = f"expected calibration error {ece:.3f}, " if ece is not None else ""
+    text = f"{model}: {error}on average {mood} by {100 * abs(gap):.1f} points, over {total:,.0f} samples of one seed"
+    return chart(
+        key,
+        f"Reliability of {model}",
+        f"Reliability diagram. {text}. Bars below the diagonal mean that the network is surer than it is right.",
+        paint,
+        width=3.0,
+        height=3.0,
+        caption=f"{text}.",
+    )
+
+
+def filled(exhibit: Mapping[str, Any]) -> list[dict[str, float]]:
+    """The bins of a reliability exhibit that hold anything, with all their numbers."""
+    found = []
+    for raw in exhibit.get("bins") or []:
+        values = {k: number(raw.get(k)) for k in ("low", "high", "confidence", "accuracy", "count")}
+        if all(v is not None for v in values.values()) and values["count"]:
+            found.append({k: v for k, v in values.items() if v is not None})
+    return found
+
+
+def front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """The points that no other beats on both counts: cost (less is better) and gain (more is better).
+
+    >>> front([(1.0, 0.8), (2.0, 0.9), (3.0, 0.85)])
+    [0, 1]
+    """
+    order = sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1]))
+    best, found = -math.inf, []
+    for i in order:
+        if points[i][1] > best:
+            best = points[i][1]
+            found.append(i)
+    return found
+
+
+COSTS: dict[str, tuple[str, Callable[[float], str]]] = {
+    "parameters": ("parameters", words.amount),
+    "macs": ("multiply-accumulates per sample", words.amount),
+    "latency": ("latency (ms, median)", words.milliseconds),
+}
+
+
+def pareto(key: str, measured: Sequence[Measured], cost: str, colours: Mapping[str, int]) -> Chart | None:
+    """Accuracy against one cost, with one standard deviation up and down, and the front that nothing beats.
+
+    Args:
+        key: unique on the page.
+        measured: the networks; those without the cost or the accuracy are left out.
+        cost: "parameters", "macs" or "latency".
+        colours: name -> number of its colour.
+    """
+    label, written = COSTS[cost]
+    drawn = [(m, x, s) for m in measured if (x := figure(m.cost, cost)) and (s := m.summary("accuracy"))]
+    if not drawn:
+        return None
+    best = [drawn[i] for i in front([(x, s.mean) for _, x, s in drawn])]
+
+    def paint(axes: Axes) -> None:
+        axes.set_xscale("log")
+        xs = [x for _, x, s in drawn]
+        low, high = min(xs) / 1.5, max(xs) * 1.5
+        steps = [(x, 100 * s.mean) for _, x, s in best]
+        if len(steps) > 1:
+            axes.step(*zip(*steps), where="post", color=GRID, linewidth=2.2, zorder=1)
+        points = []
+        for m, x, s in drawn:
+            i = colours.get(m.name, 0)
+            axes.errorbar(
+                [x],
+                [100 * s.mean],
+                yerr=None if s.std is None else [100 * s.std],
+                fmt=marker(i),
+                color=series(i),
+                markersize=5.5,
+                markeredgewidth=0,
+                elinewidth=1.2,
+                capsize=2.5,
+                zorder=3,
+            )
+            points.append((x, 100 * s.mean, clip(m.name), series(i)))
+        axes.set_xlim(low, high)
+        _log_counts(axes.xaxis, low, high)
+        axes.margins(y=0.12)
+        axes.autoscale_view(scalex=False)
+        axes.set_xlabel(f"{label}, log scale")
+        axes.set_ylabel("accuracy (%)")
+        end_labels(axes, points)
+
+    said = "; ".join(f"{m.name} {words.percent(s)} ({words.counted(s.n)}) at {written(x)}" for m, x, s in drawn)
+    undefeated = words.listing([m.name for m, _, _ in best])
+    return chart(
+        key,
+        f"Accuracy against {label.split(' (')[0]}",
+        f"Accuracy against {label}: {said}. On the front, by their means: {undefeated}.",
+        paint,
+        height=max(2.9, 1.0 + 0.17 * len(drawn)),
+        caption="Up and to the left is better. Bars: one standard deviation over the seeds (none for a single run). "
+        "Grey steps: the front of the means.",
+    )
+
+
+def matrix(
+    key: str,
+    title: str,
+    description: str,
+    values: Sequence[Sequence[float]],
+    names: Sequence[str],
+    *,
+    across: str,
+    down: str,
+    cell: Callable[[float], str],
+    caption: str = "",
+) -> Chart:
+    """A square table of numbers in [0, 1] as shades: the square root is drawn, so that small values show.
+
+    Args:
+        key, title, description, caption: see `Chart`.
+        values: ``[classes][classes]`` in [0, 1].
+        names: of the classes.
+        across, down: what the columns and the rows are.
+        cell: how to write a value into its cell (for 12 classes or fewer).
+    """
+    count = len(values)
+
+    def paint(axes: Axes) -> None:
+        import numpy as np
+        from matplotlib.colors import to_rgb
+
+        shades = np.sqrt(np.clip(np.asarray(values, dtype=float), 0.0, 1.0))
+        if count <= 30:
+            for i in range(count):
+                for j in range(count):
+                    if shades[i, j] > 0.02:
+                        axes.fill_between(
+                            [j - 0.48, j + 0.48], i - 0.48, i + 0.48, color=series(0), alpha=0.72 * float(shades[i, j]), linewidth=0
+                        )
+        else:  # an image with transparency keeps the page small, and works on any ground
+            picture = np.empty((count, count, 4))
+            picture[..., :3] = to_rgb("#3b78c2")
+            picture[..., 3] = shades
+            axes.imshow(picture, interpolation="none", aspect="equal")
+        if count <= 12:
+            for i in range(count):
+                for j in range(count):
+                    text = cell(float(values[i][j]))
+                    if text:
+                        axes.text(j, i, text, ha="center", va="center", fontsize=6.6 if count > 6 else 8)
+        step = 1 if count <= 30 else math.ceil(count / 25)
+        shown = list(range(0, count, step))
+        long = max((len(names[i]) for i in shown), default=1) > 2
+        axes.set_xticks(shown, [clip(names[i], 12) for i in shown], rotation=60 if long else 0, ha="right" if long else "center")
+        axes.set_yticks(shown, [clip(names[i], 12) for i in shown])
+        if long:
+            for label in axes.get_xticklabels():
+                label.set_rotation_mode("anchor")
+        small = 8 if count <= 15 else 6
+        axes.tick_params(length=0, labelsize=small, labelcolor=INK)
+        axes.set_xlim(-0.5, count - 0.5)
+        axes.set_ylim(count - 0.5, -0.5)
+        axes.set_aspect("equal")
+        axes.grid(visible=False)
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+        axes.set_xlabel(across)
+        axes.set_ylabel(down)
+
+    return chart(key, title, description, paint, width=4.6, height=4.3, caption=caption)

@@ -1,0 +1,118 @@
+"""The run in one sentence, which claims no more than the seeds carry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from limbeck.report import words
+from limbeck.report.read import Run
+from limbeck.report.tables import Measured, decimals_for, measure
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """The verdict.
+
+    Attributes:
+        text: one sentence, with every n.
+        mood: "good", "bad" or "plain".
+        further: how the other comparisons went, or an empty text.
+    """
+
+    text: str
+    mood: str = "plain"
+    further: str = ""
+
+
+def _validated(run: Run, m: Measured) -> float:
+    stage = run.stage(m.name)
+    found = [r.last.get("validation", {}).get("accuracy") for r in stage.runs] if stage else []
+    values = [v for v in found if v is not None]
+    return sum(values) / len(values) if values else -1.0
+
+
+def headline(run: Run, measured: Sequence[Measured]) -> Measured | None:
+    """The network that the sentence is about: of the distilled ones the best on *validation* rows.
+
+    Choosing by the test part would make the winner's test figure too good.
+    """
+    ready = [m for m in measured if m.summary("accuracy")]
+    distilled = [m for m in ready if m.stage and m.stage.teacher]
+    if distilled:
+        return max(distilled, key=lambda m: _validated(run, m))
+    trained = [m for m in ready if m.difference] or [m for m in ready if m.stage] or ready
+    return trained[-1] if trained else None
+
+
+def _size(m: Measured, everything: dict[str, Measured]) -> str:
+    teacher = everything.get(m.teacher or "")
+    factor = m.factor(teacher, "parameters")
+    if not factor or teacher is None:
+        return ""
+    theirs = teacher.summary("accuracy")
+    of = "its teacher" if m.stage and m.stage.teacher else teacher.name
+    reached = f" ({words.percent(theirs)}, {words.counted(theirs.n)})" if theirs else ""
+    count = words.times(factor, "fewer", "more")
+    amount = "as many parameters as" if count == "as many" else f"{count} parameters than"
+    return f", at {amount} {of}{reached}"
+
+
+def _compared(m: Measured, rival: Measured, decimals: int) -> tuple[str, str]:
+    ours, theirs, d = m.summary("accuracy"), rival.summary("accuracy"), m.difference
+    assert ours is not None and theirs is not None and d is not None
+    here, there = words.percent(ours, decimals), words.percent(theirs, decimals)
+    change = words.signed(d.mean, decimals)
+    if d.n == 1:
+        spread = f", {words.counted(ours.n)}" if ours.n > 1 else ""
+        return (
+            f"Single run: {m.name} reached {here}{spread}, {rival.name} {there} "
+            f"({change} points at one seed, which is no result yet)"
+        ), "plain"
+    figures = f"(paired {change} points, {words.interval(d, decimals)}, n = {d.n} seeds)"
+    verdict = d.verdict()
+    if verdict == "no clear difference":
+        return f"No clear difference: {m.name} reaches {here}, {rival.name} {there} {figures}", "plain"
+    verb, mood = ("lifts", "good") if verdict == "better" else ("lowers", "bad")
+    what = rival.stage.model if rival.stage and rival.stage.model else rival.name
+    return f"{m.name} {verb} {what} from {there} to {here} {figures}", mood
+
+
+def _further(measured: Sequence[Measured], chosen: Measured) -> str:
+    compared = [m for m in measured if m.difference and m.stage and m.stage.teacher]
+    if len(compared) < 2:
+        return ""
+    groups: dict[str, list[str]] = {}
+    for m in compared:
+        assert m.difference is not None
+        groups.setdefault(m.difference.verdict(), []).append(m.name)
+    order = ("better", "no clear difference", "worse", "single run")
+    told = "; ".join(f"{word}: {words.listing(groups[word])}" for word in order if word in groups)
+    return f"Of {len(compared)} distilled networks {chosen.name} is the best on the validation part. All of them: {told}."
+
+
+def verdict(run: Run) -> Sentence:
+    """What came out, in one sentence.
+
+    Args:
+        run: finished or not.
+
+    Returns:
+        "better" or "worse" words only where the paired interval leaves zero out.
+    """
+    measured = measure(run)
+    everything = {m.name: m for m in measured}
+    chosen = headline(run, measured)
+    prefix = "" if run.finished_well else f"Not finished ({run.status}). "
+    if chosen is None:
+        return Sentence(f"{prefix}Nothing has been measured yet.")
+    decimals = decimals_for(run)
+    rival = everything.get(run.baseline or "")
+    if chosen.difference is not None and rival is not None:
+        text, mood = _compared(chosen, rival, decimals)
+    else:
+        summary = chosen.summary("accuracy")
+        assert summary is not None
+        counted = words.counted(summary.n)
+        text, mood = f"{chosen.name} reaches {words.percent(summary, decimals)} ({counted}), compared with nothing", "plain"
+    return Sentence(f"{prefix}{text}{_size(chosen, everything)}.", mood, _further(measured, chosen))

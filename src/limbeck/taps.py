@@ -1,0 +1,378 @@
+"""Windows on a network's inner tensors, returned as part of its output.
+
+A *tap* is the path of a module, as `named_modules` spells it: "layer3", "features.12.relu".  It
+gives what that module returns; "fc:in" gives what goes into it (the pooled features, for most
+classifiers).  `Tapped` wraps a model so that it returns a `Seen`: its own output together with the
+tapped tensors.  Because they are part of the output, `torch.compile` and several processes see them
+as well.  A tap that does not exist, does not run, or runs twice is a `TapError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.errors import TapError, unknown
+from limbeck.phase import Seen
+
+Pairs = tuple[tuple[str, str], ...]
+
+
+class _Stop(Exception):
+    """Ends a forward whose output nobody reads, once the last tap has been seen."""
+
+
+def call(model: nn.Module, inputs: Any) -> Any:
+    """Run a model: a mapping becomes its keyword arguments, anything else its one argument."""
+    return model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
+
+
+def original(model: nn.Module) -> nn.Module:
+    """The module inside ``torch.compile``'s wrapper, or the model itself."""
+    inner = getattr(model, "_orig_mod", None)
+    return inner if isinstance(inner, nn.Module) else model
+
+
+def find(model: nn.Module, tap: str) -> tuple[nn.Module, bool]:
+    """The module that a tap names, and whether its input is meant.
+
+    Raises:
+        TapError: no such module; the message has near names.
+    """
+    path, _, side = tap.partition(":")
+    modules = {name: module for name, module in model.named_modules() if name}
+    if path not in modules:
+        raise TapError(unknown("layer", path, modules, type(model).__name__))
+    if side not in ("", "in", "out"):
+        raise TapError(f"tap {tap!r}: after the colon comes 'in' or 'out', not {side!r}")
+    return modules[path], side == "in"
+
+
+def _tensor(value: Any, tap: str) -> Tensor:
+    """The tensor in what a module returned: itself, the first of a tuple, the first of a mapping."""
+    if isinstance(value, Tensor):
+        return value
+    inside = value.values() if isinstance(value, Mapping) else value if isinstance(value, (tuple, list)) else ()
+    for part in inside:
+        if isinstance(part, Tensor):
+            return part
+    raise TapError(f"tap {tap!r} gave a {type(value).__name__} with no tensor in it; tap a module inside it")
+
+
+class Tapped(nn.Module):
+    """A model that returns a `Seen`.
+
+    The wrapped model is called with a batch's ``inputs`` (a mapping becomes keyword arguments).  Its
+    parameters stay its own; `close` takes the hooks away.  Hooks are set here, before anything is
+    compiled, so that a compiled `Tapped` carries its taps; a model that came compiled is unwrapped,
+    and `Tapped.was_compiled` says so.
+
+    Args:
+        model: any module.
+        taps: which taps to return, maybe none.
+        example: inputs for one dry forward (eval mode, no gradient), which checks every tap and finds
+            those that a later module changes in place; only these are then copied.  Without it, every
+            tap is copied.
+        stop: end the forward at the last tap; the output is then None.
+
+    Raises:
+        TapError: a tap does not exist, did not run, ran twice, or gave no tensor.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+        >>> seen = Tapped(net, ["1"])(torch.zeros(5, 4))
+        >>> seen.output.shape, seen.taps["1"].shape
+        (torch.Size([5, 2]), torch.Size([5, 3]))
+    """
+
+    def __init__(self, model: nn.Module, taps: Sequence[str] = (), *, example: Any = None, stop: bool = False) -> None:
+        super().__init__()
+        self.was_compiled = original(model) is not model
+        self.model = original(model)
+        self.taps = tuple(dict.fromkeys(taps))
+        self.stop = stop and bool(self.taps)
+        self._seen: dict[str, Tensor] = {}
+        self._versions: dict[str, tuple[Tensor, int]] = {}
+        self._open = False
+        self._copied = set(self.taps)
+        # A part that was compiled in place would hide hooks set after it first ran.
+        self._compiled_parts = [
+            (m, m._compiled_call_impl) for m in self.model.modules() if m._compiled_call_impl is not None
+        ]
+        for module, _ in self._compiled_parts:
+            module._compiled_call_impl = None
+        self._handles = []
+        for tap in self.taps:
+            module, before = find(self.model, tap)
+            if before:
+                self._handles.append(module.register_forward_pre_hook(self._before(tap), with_kwargs=True))
+            else:
+                self._handles.append(module.register_forward_hook(self._after(tap)))
+        if example is not None:
+            self._rehearse(example)
+
+    def _record(self, tap: str, value: Any) -> None:
+        if not self._open:
+            return
+        if tap in self._seen:
+            raise TapError(
+                f"tap {tap!r} ran twice in one forward of {type(self.model).__name__} "
+                "(the module is used in several places); tap a module that runs once"
+            )
+        tensor = _tensor(value, tap)
+        self._seen[tap] = tensor.clone() if tap in self._copied else tensor
+        if not torch.compiler.is_compiling():
+            self._versions[tap] = (tensor, tensor._version if not tensor.is_inference() else 0)
+        if self.stop and len(self._seen) == len(self.taps):
+            raise _Stop
+
+    def _after(self, tap: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            self._record(tap, output)
+
+        return hook
+
+    def _before(self, tap: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self._record(tap, (*args, *kwargs.values()))
+
+        return hook
+
+    def _rehearse(self, example: Any) -> None:
+        stop, self.stop = self.stop, False
+        self._copied = set()
+        with quiet(self.model):
+            self._versions = {}
+            self._run(example)
+        self._copied = {t for t, (tensor, version) in self._versions.items() if tensor._version != version}
+        self._versions = {}
+        self.stop = stop
+
+    def _run(self, inputs: Any) -> Seen:
+        self._seen, self._open = {}, True
+        try:
+            output = call(self.model, inputs)
+        except _Stop:
+            output = None
+        finally:
+            self._open = False
+            seen, self._seen = self._seen, {}
+        missing = [tap for tap in self.taps if tap not in seen]
+        if missing:
+            raise TapError(
+                f"tap {', '.join(map(repr, missing))} did not run in the forward of {type(self.model).__name__}; "
+                "the module exists, but this forward does not call it. Those that ran: "
+                f"{', '.join(seen) or 'none of the taps'}"
+            )
+        return Seen(output, {tap: seen[tap] for tap in self.taps})
+
+    def forward(self, inputs: Any) -> Seen:
+        seen = self._run(inputs)
+        if not torch.compiler.is_compiling():
+            self._versions = {}
+        return seen
+
+    def close(self) -> None:
+        """Take the hooks away, and leave the model as it came."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        for module, compiled in self._compiled_parts:
+            module._compiled_call_impl = compiled
+        self._compiled_parts = []
+
+    def __enter__(self) -> Tapped:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@contextmanager
+def quiet(model: nn.Module) -> Iterator[nn.Module]:
+    """Eval mode without gradients; every module's mode is as before at the end, errors included."""
+    modes = [(m, m.training) for m in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield model
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+@contextmanager
+def capture(model: nn.Module, *taps: str) -> Iterator[dict[str, Tensor]]:
+    """Taps for a training loop of your own.
+
+    After each forward of the model, the mapping holds that forward's tapped tensors, with their
+    gradient history.  Inside the block a compiled model runs uncompiled, since hooks that were set
+    after compiling would not fire.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+        >>> with capture(net, "1") as seen:
+        ...     _ = net(torch.zeros(5, 4))
+        ...     print(tuple(seen["1"].shape))
+        (5, 3)
+    """
+    inner = original(model)
+    window = Tapped(inner, taps)
+    seen: dict[str, Tensor] = {}
+
+    def begin(module: nn.Module, args: Any) -> None:
+        seen.clear()
+        window._seen, window._open = {}, True
+
+    def end(module: nn.Module, args: Any, output: Any) -> None:
+        window._open = False
+        window._versions = {}
+        missing = [tap for tap in taps if tap not in window._seen]
+        if missing:
+            raise TapError(f"tap {', '.join(map(repr, missing))} did not run in the forward of {type(inner).__name__}")
+        seen.update(window._seen)
+        window._seen = {}
+
+    handles = [inner.register_forward_pre_hook(begin), inner.register_forward_hook(end)]
+    try:
+        with torch.compiler.set_stance("force_eager"):
+            yield seen
+    finally:
+        window.close()
+        for handle in handles:
+            handle.remove()
+
+
+def look(model: nn.Module, inputs: Any, taps: Sequence[str]) -> Seen:
+    """One dry forward in eval mode without gradients; modes, buffers and hooks are as before."""
+    with Tapped(model, taps) as window, quiet(window.model):
+        return window(inputs)
+
+
+def shapes(model: nn.Module, inputs: Any, taps: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """The shapes of the tapped tensors, batch dimension first, from one dry forward."""
+    return {tap: tuple(value.shape) for tap, value in look(model, inputs, taps).taps.items()}
+
+
+class _Event(NamedTuple):
+    name: str
+    value: Tensor
+    leaf: bool
+
+
+def _events(model: nn.Module, inputs: Any) -> list[_Event]:
+    """What every module returned in one dry forward, in the order of completion; one per tensor.
+
+    Where several nested modules return the same tensor, the outermost gives it its name.  Modules that
+    run more than once are left out: they cannot be tapped.
+    """
+    model = original(model)
+    events: list[_Event] = []
+    runs: dict[str, int] = {}
+
+    def watch(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            runs[name] = runs.get(name, 0) + 1
+            if isinstance(output, Tensor) and output.is_floating_point():
+                events.append(_Event(name, output, not any(True for _ in module.children())))
+
+        return hook
+
+    handles = [m.register_forward_hook(watch(name)) for name, m in model.named_modules() if name]
+    try:
+        with quiet(model), torch.compiler.set_stance("force_eager"):
+            call(model, inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    best: dict[int, _Event] = {}
+    for event in events:
+        if runs[event.name] > 1:
+            continue
+        before = best.pop(id(event.value), None)
+        deeper = before is not None and before.name.count(".") < event.name.count(".")
+        best[id(event.value)] = before if before is not None and deeper else event
+    return list(best.values())
+
+
+def _falling(sizes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The sizes that are smaller than all before them: what a later layer blows up again is no stage."""
+    kept: list[tuple[int, int]] = []
+    for size in sizes:
+        if not kept or size[0] * size[1] < kept[-1][0] * kept[-1][1]:
+            kept.append(size)
+    return kept
+
+
+def stage_ends(model: nn.Module, inputs: Any) -> list[tuple[str, tuple[int, ...]]]:
+    """The ends of a network's resolution stages: (path, shape), first to last.
+
+    A stage is a stretch with one spatial size, larger than 1x1.  Its end is the last of the outermost
+    modules with that size: "layer2" rather than "layer2.8.relu".  A bare stem in front of stages that
+    are blocks is no stage.
+    """
+    maps = [e for e in _events(model, inputs) if e.value.ndim == 4 and e.value.shape[2] * e.value.shape[3] > 1]
+    ends: list[_Event] = []
+    for size in _falling(list(dict.fromkeys((e.value.shape[2], e.value.shape[3]) for e in maps))):
+        here = [e for e in maps if tuple(e.value.shape[2:]) == size]
+        outermost = min(e.name.count(".") for e in here)
+        ends.append([e for e in here if e.name.count(".") == outermost][-1])
+    while len(ends) > 1 and ends[0].leaf and "." not in ends[0].name and any(not e.leaf for e in ends[1:]):
+        ends.pop(0)
+    return [(e.name, tuple(e.value.shape)) for e in ends]
+
+
+def hidden_layers(model: nn.Module, inputs: Any) -> list[tuple[str, tuple[int, ...]]]:
+    """The hidden layers of a network without maps: (path, shape) of its activations, first to last."""
+    events = [e for e in _events(model, inputs) if e.value.ndim in (2, 3)]
+    modules = dict(original(model).named_modules())
+    active = [e for e in events if e.leaf and type(modules[e.name]).__module__ == "torch.nn.modules.activation"]
+    chosen = active or events[:-1]
+    return [(e.name, tuple(e.value.shape)) for e in chosen]
+
+
+def _by_depth(short: Sequence[str], long: Sequence[str]) -> list[tuple[str, str]]:
+    return [(name, long[max(0, round((i + 1) * len(long) / len(short)) - 1)]) for i, name in enumerate(short)]
+
+
+def match(student: nn.Module, teacher: nn.Module, inputs: Any) -> Pairs:
+    """Layer pairs (student, teacher) for when the user names none.
+
+    The ends of the resolution stages of both networks, matched by relative depth; each stage of the
+    network with fewer stages gets one partner.
+
+    Raises:
+        TapError: one of the networks has no maps with a spatial extent.
+    """
+    names = []
+    for role, model in (("student", student), ("teacher", teacher)):
+        ends = [name for name, _ in stage_ends(model, inputs)]
+        if not ends:
+            raise TapError(
+                f"the {role} ({type(original(model)).__name__}) returns no [batch, channels, height, width] maps "
+                "from any module, so no layer pairs can be chosen; name them: pairs=[(student layer, teacher layer)]"
+            )
+        names.append(ends)
+    ours, theirs = names
+    if len(ours) <= len(theirs):
+        return tuple(_by_depth(ours, theirs))
+    return tuple((s, t) for t, s in _by_depth(theirs, ours))
+
+
+def middle(student: nn.Module, teacher: nn.Module, inputs: Any) -> tuple[str, str]:
+    """The middle layers (student, teacher): of the stage ends, or of the hidden layers where there are no maps.
+
+    Raises:
+        TapError: one of the networks has neither.
+    """
+    ends = [stage_ends(m, inputs) for m in (student, teacher)]
+    if not all(ends):
+        ends = [hidden_layers(m, inputs) for m in (student, teacher)]
+    for role, found in zip(("student", "teacher"), ends, strict=True):
+        if not found:
+            raise TapError(f"the {role} has no hidden layer that limbeck can tap by itself; name one: pair=(s, t)")
+    return (ends[0][(len(ends[0]) - 1) // 2][0], ends[1][(len(ends[1]) - 1) // 2][0])

@@ -1,0 +1,317 @@
+"""One table with every loss, and what all of them promise."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import pytest
+import torch
+
+from limbeck import losses
+
+B = 4
+
+
+def draw(*shape):
+    return lambda gen: torch.randn(*shape, generator=gen, dtype=torch.float64)
+
+
+def equal(t):
+    return t.clone()
+
+
+def sure(t):
+    """Logits that leave no doubt about the class ids."""
+    return 100.0 * torch.nn.functional.one_hot(t, 5).double()
+
+
+def sure_each(t):
+    """Logits that leave no doubt about each label."""
+    return 200.0 * t.double() - 100.0
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A line of the table: how to call it, what to feed it, and which student is best."""
+
+    title: str
+    call: Callable
+    student: Callable
+    teacher: Callable
+    best: Callable | None = equal  # None: student and teacher differ in shape
+    labels: bool = False
+
+    def make(self, seed=0):
+        gen = torch.Generator().manual_seed(seed)
+        return self.student(gen), self.teacher(gen)
+
+
+def attention(kind, p, form):
+    call = partial(losses.attention_l2, kind=kind, p=p, form=form)
+    return Loss(f"attention_l2-{kind}-{p}-{form}", call, draw(B, 3, 5, 4), draw(B, 3, 5, 4))
+
+
+TABLE = [
+    Loss("kd_kl-1", partial(losses.kd_kl, temperature=1), draw(B, 5), draw(B, 5)),
+    Loss("kd_kl-4", partial(losses.kd_kl, temperature=4), draw(B, 5), draw(B, 5)),
+    Loss("kd_sigmoid-4", partial(losses.kd_sigmoid, temperature=4), draw(B, 5), draw(B, 5)),
+    Loss("kd_sigmoid-one-logit", partial(losses.kd_sigmoid, temperature=2), draw(B), draw(B)),
+    Loss("logit_l2", losses.logit_l2, draw(B, 5), draw(B, 5)),
+    Loss("cross_entropy", losses.cross_entropy, draw(B, 5), lambda g: torch.randint(5, (B,), generator=g), sure, True),
+    Loss(
+        "sigmoid_cross_entropy",
+        losses.sigmoid_cross_entropy,
+        draw(B, 5),
+        lambda g: torch.randint(2, (B, 5), generator=g),
+        sure_each,
+        True,
+    ),
+    *[
+        Loss(f"hint_l2-{f}", partial(losses.hint_l2, form=f), draw(B, 3, 5, 4), draw(B, 3, 5, 4))
+        for f in ("paper", "benchmark")
+    ],
+    *[attention(k, p, f) for k, p in (("sum", 1), ("sum_pow", 2), ("max_pow", 2)) for f in ("paper", "benchmark")],
+    Loss("attention_l2-sizes", losses.attention_l2, draw(B, 3, 5, 4), draw(B, 7, 8, 3), None),
+    *[
+        Loss(f"nst_mmd-{k}-{r}", partial(losses.nst_mmd, kernel=k, resize=r), draw(B, 3, 5, 4), draw(B, 3, 5, 4))
+        for k in ("linear", "poly", "gaussian")
+        for r in ("pool", "interpolate")
+    ],
+    Loss("nst_mmd-by-channels", losses.nst_mmd, draw(B, 3, 6, 6), draw(B, 3, 6, 6)),
+    Loss("nst_mmd-by-positions", losses.nst_mmd, draw(B, 12, 2, 2), draw(B, 12, 2, 2)),
+    Loss("nst_mmd-sizes", losses.nst_mmd, draw(B, 3, 5, 4), draw(B, 7, 8, 3), None),
+]
+every_loss = pytest.mark.parametrize("loss", TABLE, ids=lambda loss: loss.title)
+every_pair = pytest.mark.parametrize("loss", [x for x in TABLE if not x.labels], ids=lambda loss: loss.title)
+
+
+def test_table_is_complete():
+    named = {loss.title.split("-")[0] for loss in TABLE}
+    assert named == set(losses.__all__) - {"attention_map"}
+    assert dir(losses) == sorted(losses.__all__)
+
+
+@pytest.mark.parametrize("name", losses.__all__)
+def test_documented_and_keyword_only(name):
+    function = getattr(losses, name)
+    options = list(inspect.signature(function).parameters.values())[1 if name == "attention_map" else 2 :]
+    assert all(o.kind is o.KEYWORD_ONLY for o in options)
+    doc = inspect.getdoc(function) or ""
+    for part in ("Args:", "Returns:", "Raises:", ">>> "):
+        assert part in doc, f"{name} has no {part!r}"
+
+
+@every_loss
+def test_one_value_per_sample(loss):
+    s, t = loss.make()
+    value = loss.call(s, t)
+    assert value.shape == (B,)
+    one_by_one = torch.cat([loss.call(s[i : i + 1], t[i : i + 1]) for i in range(B)])
+    torch.testing.assert_close(value, one_by_one)
+
+
+@pytest.mark.parametrize("loss", [x for x in TABLE if x.best], ids=lambda loss: loss.title)
+def test_minimal_at_the_teacher_and_above_elsewhere(loss):
+    for seed in range(5):
+        s, t = loss.make(seed)
+        best = loss.best(t)
+        least = loss.call(best, t)
+        assert least.abs().max() < 1e-12
+        assert (loss.call(s, t) > 1e-6).all()
+        if not loss.labels:  # for labels the minimum is at infinity, and here all but reached
+            assert (loss.call(best + 0.5 * s, t) > 1e-6).all()
+
+
+@every_loss
+def test_going_down_the_gradient_lowers_it(loss):
+    s, t = loss.make()
+    s.requires_grad_()
+    before = loss.call(s, t)
+    (grad,) = torch.autograd.grad(before.sum(), s)
+    assert (loss.call(s - 1e-3 * grad, t) < before).all()
+
+
+@every_pair
+def test_gradient_reaches_the_student_only(loss):
+    s, t = (x.requires_grad_() for x in loss.make())
+    value = loss.call(s, 1.5 * t)
+    value.sum().backward()
+    assert s.grad is not None
+    assert (s.grad.flatten(1) if s.ndim > 1 else s.grad[:, None]).abs().amax(1).min() > 0
+    assert t.grad is None
+    with pytest.raises(RuntimeError, match="does not require grad"):
+        loss.call(s.detach(), 1.5 * t).sum().backward()
+
+
+@every_loss
+def test_order_of_the_batch_is_nothing(loss):
+    s, t = loss.make()
+    order = torch.tensor([2, 0, 3, 1])
+    torch.testing.assert_close(loss.call(s[order], t[order]), loss.call(s, t)[order])
+
+
+@every_loss
+@pytest.mark.parametrize(("dtype", "close"), [(torch.bfloat16, 0.05), (torch.float16, 0.01)])
+def test_half_precision_inputs(loss, dtype, close):
+    s, t = loss.make()
+    half_s = s.to(dtype).requires_grad_()
+    half_t = t if loss.labels else t.to(dtype)
+    value = loss.call(half_s, half_t)
+    assert value.dtype == torch.float32
+    exact = loss.call(half_s.detach().float(), half_t if loss.labels else half_t.float())
+    assert torch.equal(value, exact)  # nothing but the inputs is rounded
+    torch.testing.assert_close(value.double(), loss.call(s, t), rtol=close, atol=close)
+    value.sum().backward()
+    assert half_s.grad is not None
+    assert half_s.grad.dtype == dtype
+    assert torch.isfinite(half_s.grad).all()
+
+
+@every_loss
+def test_float32_is_close_to_float64(loss):
+    s, t = loss.make()
+    value = loss.call(s.float(), t if loss.labels else t.float())
+    assert value.dtype == torch.float32
+    assert loss.call(s, t).dtype == torch.float64
+    torch.testing.assert_close(value.double(), loss.call(s, t), rtol=2e-5, atol=2e-6)
+
+
+@every_pair
+def test_mixed_precision_pair(loss):
+    s, t = loss.make()
+    torch.testing.assert_close(loss.call(s.float(), t).double(), loss.call(s, t), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(loss.call(s.float(), t.bfloat16()), loss.call(s.float(), t.bfloat16().float()))
+
+
+@every_loss
+def test_autocast_changes_nothing(loss):
+    s, t = loss.make()
+    s, t = s.float().requires_grad_(), t if loss.labels else t.float()
+    plain = loss.call(s, t)
+    (want,) = torch.autograd.grad(plain.sum(), s)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value = loss.call(s, t)
+    (have,) = torch.autograd.grad(value.sum(), s)
+    assert value.dtype == torch.float32
+    assert torch.equal(value, plain)
+    torch.testing.assert_close(have, want)
+
+
+@every_loss
+def test_inputs_are_left_alone(loss):
+    s, t = loss.make()
+    kept = s.clone(), t.clone()
+    loss.call(s, t)
+    assert torch.equal(s, kept[0])
+    assert torch.equal(t, kept[1])
+
+
+@every_loss
+def test_captured_as_one_graph(loss):
+    s, t = loss.make()
+    s.requires_grad_()
+    torch.compiler.reset()
+    compiled = torch.compile(loss.call, backend="eager", fullgraph=True)
+    value, want = compiled(s, t), loss.call(s, t)
+    torch.testing.assert_close(value, want)
+    torch.testing.assert_close(*(torch.autograd.grad(v.sum(), s)[0] for v in (value, want)))
+
+
+@pytest.mark.parametrize("call", [losses.attention_l2, losses.nst_mmd], ids=["attention_l2", "nst_mmd"])
+def test_zero_gradient_where_equal_also_when_compiled(call):
+    t = torch.randn(2, 3, 4, 4)
+    t[:, 1] = 0
+    s = t.clone().requires_grad_()
+    torch.compiler.reset()
+    torch.compile(call, backend="aot_eager", fullgraph=True)(s, t).sum().backward()
+    assert s.grad is not None
+    assert s.grad.abs().max() < 1e-6
+
+
+# --- bad input, by text
+
+
+@every_loss
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool])
+def test_student_that_is_no_float(loss, dtype):
+    s, t = loss.make()
+    with pytest.raises(TypeError, match=rf"the student is {str(dtype)[6:]}; features and logits are floating-point"):
+        loss.call(s.to(dtype), t)
+
+
+@every_pair
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool])
+def test_teacher_that_is_no_float(loss, dtype):
+    s, t = loss.make()
+    with pytest.raises(TypeError, match=rf"the teacher is {str(dtype)[6:]}; features and logits are floating-point"):
+        loss.call(s, t.to(dtype))
+
+
+@every_pair
+def test_different_batches(loss):
+    s, t = loss.make()
+    with pytest.raises(ValueError, match=rf"batch sizes differ: student \[{B}.*teacher \[{B - 1}"):
+        loss.call(s, t[1:])
+
+
+@every_loss
+def test_empty_batch(loss):
+    s, t = loss.make()
+    with pytest.raises(ValueError, match=r"empty batch: the student has the shape \[0"):
+        loss.call(s[:0], t[:0])
+
+
+@every_loss
+def test_a_single_number(loss):
+    _, t = loss.make()
+    with pytest.raises(ValueError, match="the student is a single number; the first dimension must be the batch"):
+        loss.call(torch.tensor(1.0), t)
+
+
+@every_loss
+@pytest.mark.parametrize(("value", "text"), [(math.nan, "1 NaN and 0 inf"), (math.inf, "0 NaN and 1 inf")])
+def test_non_finite_student(loss, value, text):
+    s, t = loss.make()
+    s.view(-1)[-1] = value
+    if loss.title == "cross_entropy":
+        t[-1] = 0  # an infinite score of another class
+    if loss.title == "sigmoid_cross_entropy":
+        t[-1, -1] = 0
+    with pytest.raises(
+        ValueError, match=rf"non-finite for 1 of {B} samples \(rows {B - 1}\): the student holds {text}"
+    ):
+        loss.call(s, t)
+
+
+@every_pair
+@pytest.mark.parametrize(("value", "text"), [(math.nan, "1 NaN and 0 inf"), (-math.inf, "0 NaN and 1 inf")])
+def test_non_finite_teacher(loss, value, text):
+    s, t = loss.make()
+    t.view(-1)[-1] = value
+    with pytest.raises(ValueError, match=rf"non-finite for 1 of {B} samples.*: the teacher holds {text}"):
+        loss.call(s, t)
+
+
+def test_nothing_non_finite_is_turned_into_a_number_while_compiling():
+    s, t = torch.randn(2, 3), torch.randn(2, 3)
+    s[0, 0] = math.nan
+    torch.compiler.reset()
+    value = torch.compile(partial(losses.kd_kl, temperature=4), backend="eager", fullgraph=True)(s, t)
+    assert value.isnan().tolist() == [True, False]
+
+
+def test_importing_the_room_imports_no_torch():
+    code = "import sys, limbeck.losses; assert 'torch' not in sys.modules, 'torch was imported'"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_unknown_name():
+    with pytest.raises(AttributeError, match="no attribute 'kd'"):
+        losses.kd  # noqa: B018

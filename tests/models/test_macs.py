@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from limbeck import models
+from limbeck.errors import LimbeckError
+
+
+def by_hand(widths: list[int], blocks: int, *, pre: bool, classes: int = 10) -> int:
+    """Multiply-accumulates of a three-stage residual network, from its description alone."""
+    side, total = 32, 32 * 32 * 9 * 3 * widths[0]
+    inside = widths[0]
+    for stage, width in enumerate(widths[1:]):
+        for block in range(blocks):
+            if stage > 0 and block == 0:
+                side //= 2
+            total += side * side * 9 * inside * width + side * side * 9 * width * width
+            if inside != width:
+                total += side * side * inside * width
+            inside = width
+    assert pre in (True, False)  # where BatchNorm stands changes nothing
+    return total + inside * classes
+
+
+def test_macs_are_those_counted_by_hand():
+    x = torch.zeros(1, 3, 32, 32)
+    assert models.count_macs(models.build("resnet20", classes=10), x) == by_hand([16, 16, 32, 64], 3, pre=False)
+    assert models.count_macs(models.build("wrn_16_2", classes=10), x) == by_hand([16, 32, 64, 128], 2, pre=True)
+    assert models.zoo()["resnet20"].macs == 40_813_184
+    assert models.zoo()["wrn_16_2"].macs == by_hand([16, 32, 64, 128], 2, pre=True)
+
+
+def test_macs_are_per_sample():
+    net = models.build("digits_cnn", classes=10)
+    one, five = torch.zeros(1, 1, 8, 8), torch.zeros(5, 1, 8, 8)
+    assert models.count_macs(net, one) == models.count_macs(net, five) == models.zoo()["digits_cnn"].macs
+
+
+def test_attention_is_counted_and_the_fast_path_comes_back():
+    dim, length, heads, wide = 32, 7, 4, 48
+    layer = nn.TransformerEncoderLayer(dim, heads, wide, batch_first=True)
+    before = torch.backends.mha.get_fastpath_enabled()
+    projections = 4 * length * dim * dim
+    products = 2 * length * length * dim
+    feed = 2 * length * dim * wide
+    assert models.count_macs(layer, torch.zeros(2, length, dim)) == projections + products + feed
+    assert torch.backends.mha.get_fastpath_enabled() == before
+
+
+@pytest.mark.parametrize(("kind", "gates"), [(nn.RNN, 1), (nn.GRU, 3), (nn.LSTM, 4)])
+def test_recurrent_layers_are_counted(kind, gates):
+    layer = kind(5, 6, num_layers=2, bidirectional=True, batch_first=True)
+    first, second = gates * 6 * (5 + 6), gates * 6 * (12 + 6)
+    assert models.count_macs(layer, torch.zeros(3, 9, 5)) == 9 * 2 * (first + second)
+    assert not layer._forward_hooks
+    assert not layer._forward_pre_hooks
+
+
+def test_a_mapping_becomes_keyword_arguments():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(2, 3), nn.Linear(4, 3)
+
+        def forward(self, left, right):
+            return self.a(left) + self.b(right)
+
+    assert models.count_macs(Two(), {"left": torch.zeros(2, 2), "right": torch.zeros(2, 4)}) == 6 + 12
+
+
+def test_bad_batches():
+    with pytest.raises(LimbeckError, match="the batch is empty; one sample or more is needed"):
+        models.count_macs(nn.Linear(2, 2), torch.zeros(0, 2))
+    with pytest.raises(LimbeckError, match="a str holds no batch; give a tensor"):
+        models.count_macs(nn.Linear(2, 2), "x")
