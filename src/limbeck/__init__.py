@@ -1,1 +1,65 @@
-"""limbeck: turn a big trained network into a small, fast one, and prove what that cost."""
+"""limbeck: turn a big trained network into a small, fast one, and prove what that cost.
+
+>>> import limbeck as lk
+>>> lk.KD(temperature=4)
+KD(temperature=4, soft=0.9, hard=0.1, label_smoothing=0.0)
+
+Names are loaded when they are asked for; ``import limbeck`` imports no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import version as _version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from limbeck import losses, methods, models
+    from limbeck.api import distill, train
+    from limbeck.data.spec import CIFAR10, Augment, Data, Digits, ImageFolder, Parquet
+    from limbeck.errors import LimbeckError
+    from limbeck.methods.attention import AttentionTransfer
+    from limbeck.methods.fitnets import FitNets
+    from limbeck.methods.nst import NST
+    from limbeck.methods.presets import preset
+    from limbeck.methods.response import KD, LogitMatching, SigmoidKD, Supervised
+    from limbeck.models.byname import build
+    from limbeck.models.weights import load_weights, save_weights
+    from limbeck.phase import Batch, Cast, Moment, Phase, Seen, Term, Update
+    from limbeck.recipe import Distill, Evaluate, Machine, Model, Recipe, Train
+    from limbeck.run import run
+    from limbeck.settings import Optimizer, Ramp, Schedule, Training
+    from limbeck.taps import Tapped, capture, shapes
+
+_HOME = {
+    **dict.fromkeys(("distill", "train"), "api"),
+    **dict.fromkeys(("CIFAR10", "Augment", "Data", "Digits", "ImageFolder", "Parquet"), "data.spec"),
+    "LimbeckError": "errors",
+    **dict.fromkeys(
+        ("KD", "NST", "AttentionTransfer", "FitNets", "LogitMatching", "SigmoidKD", "Supervised", "preset"), "methods"
+    ),
+    **dict.fromkeys(("build", "load_weights", "save_weights"), "models"),
+    **dict.fromkeys(("Batch", "Cast", "Moment", "Phase", "Seen", "Term", "Update"), "phase"),
+    **dict.fromkeys(("Distill", "Evaluate", "Machine", "Model", "Recipe", "Train"), "recipe"),
+    "run": "run",
+    **dict.fromkeys(("Optimizer", "Ramp", "Schedule", "Training"), "settings"),
+    **dict.fromkeys(("Tapped", "capture", "shapes"), "taps"),
+}
+_ROOMS = ("losses", "methods", "models")
+
+__all__ = [*sorted(_HOME), *_ROOMS, "__version__"]  # noqa: PLE0604  (names that are loaded when asked for)
+__version__ = _version("limbeck")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return importlib.import_module(f"limbeck.{name}")
+    if name not in _HOME:
+        raise AttributeError(f"module 'limbeck' has no attribute {name!r}")
+    found = getattr(importlib.import_module(f"limbeck.{_HOME[name]}"), name)
+    globals()[name] = found  # a submodule of the same name ("run") must not hide it
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

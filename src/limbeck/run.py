@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from limbeck import config, record, report, stats
+from limbeck import config, record
 from limbeck.compress import cost as costs
 from limbeck.data import Loader, load, subset
 from limbeck.data.images import Images, Splits
@@ -28,6 +28,9 @@ from limbeck.errors import Interrupted, LimbeckError, RunFolderError
 from limbeck.models import build, load_weights, save_weights
 from limbeck.phase import seed_for
 from limbeck.recipe import Distill, Evaluate, Machine, Model, Recipe, Train, baseline_of
+from limbeck.report.page import write_report
+from limbeck.report.read import read_run
+from limbeck.report.tables import render_text, results
 
 Trained = Train | Distill
 
@@ -70,7 +73,7 @@ def run(
                 )
         if stopped is not None:
             raise Interrupted(f"{stopped}; to go on: {command}")
-        report.write_report(folder)
+        write_report(folder)
     if not quiet:
         show(folder, console)
     return folder
@@ -78,7 +81,7 @@ def run(
 
 def show(folder: Path, console: Console) -> None:
     """Print a run's table and where its report is."""
-    console.print(report.render_text(report.results(report.read_run(folder))))
+    console.print(render_text(results(read_run(folder))))
     console.print(f"report: {folder / 'report.html'}", highlight=False, soft_wrap=True)
 
 

@@ -74,7 +74,9 @@ def _checked(values: Iterable[float], what: str) -> list[float]:
     found = [float(v) for v in values]
     bad = [v for v in found if not math.isfinite(v)]
     if bad:
-        raise NonFiniteError(f"{what}: {len(bad)} of {len(found)} values are not finite (first: {bad[0]}); leave them out")
+        raise NonFiniteError(
+            f"{what}: {len(bad)} of {len(found)} values are not finite (first: {bad[0]}); leave them out"
+        )
     return found
 
 

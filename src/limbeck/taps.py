@@ -37,6 +37,12 @@ def original(model: nn.Module) -> nn.Module:
     return inner if isinstance(inner, nn.Module) else model
 
 
+def title(model: nn.Module) -> str:
+    """What to call a network in a message: its name in the zoo, or its class."""
+    model = original(model)
+    return str(getattr(model, "zoo_name", None) or type(model).__name__)
+
+
 def find(model: nn.Module, tap: str) -> tuple[nn.Module, bool]:
     """The module that a tap names, and whether its input is meant.
 
@@ -46,7 +52,7 @@ def find(model: nn.Module, tap: str) -> tuple[nn.Module, bool]:
     path, _, side = tap.partition(":")
     modules = {name: module for name, module in model.named_modules() if name}
     if path not in modules:
-        raise TapError(unknown("layer", path, modules, type(model).__name__))
+        raise TapError(unknown("layer", path, modules, title(model)))
     if side not in ("", "in", "out"):
         raise TapError(f"tap {tap!r}: after the colon comes 'in' or 'out', not {side!r}")
     return modules[path], side == "in"
@@ -120,7 +126,7 @@ class Tapped(nn.Module):
             return
         if tap in self._seen:
             raise TapError(
-                f"tap {tap!r} ran twice in one forward of {type(self.model).__name__} "
+                f"tap {tap!r} ran twice in one forward of {title(self.model)} "
                 "(the module is used in several places); tap a module that runs once"
             )
         tensor = _tensor(value, tap)
@@ -164,7 +170,7 @@ class Tapped(nn.Module):
         missing = [tap for tap in self.taps if tap not in seen]
         if missing:
             raise TapError(
-                f"tap {', '.join(map(repr, missing))} did not run in the forward of {type(self.model).__name__}; "
+                f"tap {', '.join(map(repr, missing))} did not run in the forward of {title(self.model)}; "
                 "the module exists, but this forward does not call it. Those that ran: "
                 f"{', '.join(seen) or 'none of the taps'}"
             )
@@ -233,7 +239,7 @@ def capture(model: nn.Module, *taps: str) -> Iterator[dict[str, Tensor]]:
         window._versions = {}
         missing = [tap for tap in taps if tap not in window._seen]
         if missing:
-            raise TapError(f"tap {', '.join(map(repr, missing))} did not run in the forward of {type(inner).__name__}")
+            raise TapError(f"tap {', '.join(map(repr, missing))} did not run in the forward of {title(inner)}")
         seen.update(window._seen)
         window._seen = {}
 
@@ -353,7 +359,7 @@ def match(student: nn.Module, teacher: nn.Module, inputs: Any) -> Pairs:
         ends = [name for name, _ in stage_ends(model, inputs)]
         if not ends:
             raise TapError(
-                f"the {role} ({type(original(model)).__name__}) returns no [batch, channels, height, width] maps "
+                f"the {role} ({title(model)}) returns no [batch, channels, height, width] maps "
                 "from any module, so no layer pairs can be chosen; name them: pairs=[(student layer, teacher layer)]"
             )
         names.append(ends)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import jaxtyping
 import pytest
 import torch
 
@@ -212,23 +213,33 @@ def test_inputs_are_left_alone(loss):
     assert torch.equal(t, kept[1])
 
 
+@pytest.fixture
+def unchecked():
+    """torch.compile from a clean start, and not through a type checker, should one be switched on for the tests."""
+    old = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    torch.compiler.reset()
+    yield
+    jaxtyping.config.update("jaxtyping_disable", old)
+
+
 @every_loss
+@pytest.mark.usefixtures("unchecked")
 def test_captured_as_one_graph(loss):
     s, t = loss.make()
     s.requires_grad_()
-    torch.compiler.reset()
     compiled = torch.compile(loss.call, backend="eager", fullgraph=True)
     value, want = compiled(s, t), loss.call(s, t)
     torch.testing.assert_close(value, want)
     torch.testing.assert_close(*(torch.autograd.grad(v.sum(), s)[0] for v in (value, want)))
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("call", [losses.attention_l2, losses.nst_mmd], ids=["attention_l2", "nst_mmd"])
 def test_zero_gradient_where_equal_also_when_compiled(call):
     t = torch.randn(2, 3, 4, 4)
     t[:, 1] = 0
     s = t.clone().requires_grad_()
-    torch.compiler.reset()
     torch.compile(call, backend="aot_eager", fullgraph=True)(s, t).sum().backward()
     assert s.grad is not None
     assert s.grad.abs().max() < 1e-6
@@ -298,12 +309,20 @@ def test_non_finite_teacher(loss, value, text):
         loss.call(s, t)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_nothing_non_finite_is_turned_into_a_number_while_compiling():
     s, t = torch.randn(2, 3), torch.randn(2, 3)
     s[0, 0] = math.nan
-    torch.compiler.reset()
     value = torch.compile(partial(losses.kd_kl, temperature=4), backend="eager", fullgraph=True)(s, t)
     assert value.isnan().tolist() == [True, False]
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_temperature_that_varies_is_captured_too():
+    s, t = torch.randn(2, 3), torch.randn(2, 3)
+    compiled = torch.compile(lambda s, t, by: losses.kd_kl(s, t, temperature=by), backend="eager", fullgraph=True)
+    for by in (4.0, 3.5, 2.0):
+        torch.testing.assert_close(compiled(s, t, by), losses.kd_kl(s, t, temperature=by))
 
 
 def test_importing_the_room_imports_no_torch():

@@ -45,7 +45,7 @@ def hint_l2(s, t, form):
     return total / 2 if form == "paper" else total / s.size
 
 
-def pooled(x, size):
+def pooled(x: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Average over the windows that cover each target cell."""
     c, h, w = x.shape
     out = np.zeros((c, *size))
@@ -58,7 +58,7 @@ def pooled(x, size):
     return out
 
 
-def both_pooled(s, t):
+def both_pooled(s: np.ndarray, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     size = (min(s.shape[1], t.shape[1]), min(s.shape[2], t.shape[2]))
     return pooled(s, size), pooled(t, size)
 

@@ -89,7 +89,7 @@ def test_hard_labels_that_are_missing_say_what_to_do(method):
 
 def test_supervised_without_labels_says_so():
     cast = stage(batch=images(labels=False))
-    with pytest.raises(TargetError, match="no labels .* learns from nothing else"):
+    with pytest.raises(TargetError, match=r"no labels .* learns from nothing else"):
         run(only(Supervised().phases(cast)), cast.example)
 
 
@@ -191,3 +191,11 @@ def test_a_student_equal_to_its_teacher_has_nothing_to_learn():
 def test_settings_outside_their_range(make, words):
     with pytest.raises(HyperParameterError, match=words):
         make()
+
+
+def test_single_logits_without_a_column():
+    cast = fixed([2.0, -1.0], [1.0, 1.0], [1, 0])
+    ((_, terms),) = run(only(SigmoidKD().phases(cast)), cast.example)
+    assert terms["kd"].value.shape == terms["bce"].value.shape == (2,)
+    with pytest.raises(ShapeError, match="use sigmoid_kd"):
+        KD().phases(cast)

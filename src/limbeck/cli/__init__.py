@@ -24,6 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     try:
         code = app(given, prog_name="limbeck", standalone_mode=False)
+        sys.stdout.flush()
     except LimbeckError as error:
         return _fail(error, debug)
     except KeyboardInterrupt:
@@ -35,6 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(error, debug)
     except Exception as error:
         return _usage(error)
+    if code == 130:  # typer's own answer to an interrupt
+        return _interrupted("interrupted")
     return code if isinstance(code, int) else 0
 
 
@@ -45,8 +48,10 @@ def _fail(error: Exception, debug: bool) -> int:
         traceback.print_exception(error)
     if isinstance(error, Interrupted):
         return _interrupted(str(error))
-    problems = error.problems if isinstance(error, RecipeError) else (str(error),)
-    say.error(problems)
+    if isinstance(error, RecipeError):
+        say.problems(error.problems)
+    else:
+        say.error(str(error))
     return 2 if isinstance(error, _UNUSABLE) else 1
 
 

@@ -24,7 +24,9 @@ app = typer.Typer(
 RecipeFile = Annotated[str, typer.Argument(metavar="RECIPE", help="a YAML file, or - for standard input")]
 Sets = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="PATH=VALUE", help="change one setting, e.g. stages.1.method.temperature=8; repeatable"),
+    typer.Option(
+        "--set", metavar="PATH=VALUE", help="change one setting, e.g. stages.1.method.temperature=8; repeatable"
+    ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress, only the result")]
 AsJson = Annotated[bool, typer.Option("--json", help="for programs")]
@@ -40,8 +42,12 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="the version, and stop")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="show the traceback of an error (anywhere in the line)")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="the version, and stop")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="show the traceback of an error (anywhere in the line)")
+    ] = False,
 ) -> None:
     del version, debug  # --debug is taken by `main`, wherever it stands
 
@@ -52,7 +58,7 @@ def quickstart(
     seeds: Annotated[int, typer.Option(min=1, help="repetitions; three or more make a result")] = 3,
     quiet: Quiet = False,
 ) -> None:
-    """Distil a small network for handwritten digits, in about a minute.
+    """Distil a small digits network in a minute.
 
     Needs no data, no network and no GPU. Prints what each method gained and writes report.html.
 
@@ -75,9 +81,11 @@ def run(
     accelerator: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads per process")] = None,
     quiet: Quiet = False,
-    fresh: Annotated[bool, typer.Option("--fresh", help="start again, even if the folder has a run to continue")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="start again, even if the folder has a run to continue")
+    ] = False,
 ) -> None:
-    """Run a recipe: train, distil, evaluate, and write a report.
+    """Run a recipe, and write a report.
 
     A run that was stopped goes on where it was when the same command is given again.
 
@@ -88,6 +96,7 @@ def run(
       limbeck run recipe.yaml --set seeds=[0] --set data.validation=1000
     """
     from limbeck import config
+    from limbeck.cli.fresh import clear
     from limbeck.cli.machine import choose
 
     parsed = config.read(recipe, sets or ())
@@ -96,16 +105,22 @@ def run(
     from limbeck.run import run as run_recipe
 
     folder = out if out is not None else Path("runs") / parsed.recipe.name
-    run_recipe(parsed.recipe, out=folder, machine=machine, quiet=quiet, fresh=fresh, command=_command())
+    if fresh:
+        clear(folder)
+    run_recipe(parsed.recipe, out=folder, machine=machine, quiet=quiet, command=_command())
 
 
 @app.command()
 def check(
     recipe: RecipeFile,
     sets: Sets = None,
-    shape_only: Annotated[bool, typer.Option("--shape-only", help="the file alone: no network is built, no weights are opened")] = False,
+    shape_only: Annotated[
+        bool, typer.Option("--shape-only", help="the file alone: no network is built, no weights are opened")
+    ] = False,
 ) -> None:
-    """Say everything that is wrong with a recipe, with file and line.
+    """Say everything that is wrong with a recipe.
+
+    Each line has the file and line, the setting, and what is wrong with it.
 
     \b
     Examples:
@@ -122,7 +137,9 @@ def check(
 
 @app.command()
 def methods(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="show this one: formula, paper, settings, presets")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="show this one: formula, paper, settings, presets")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """List the methods, or explain one.
@@ -143,7 +160,7 @@ def models(
     as_json: AsJson = False,
     classes: Annotated[int, typer.Option(min=1, help="how many classes the networks tell apart")] = 10,
 ) -> None:
-    """List the networks, with parameters and multiply-accumulates.
+    """List the networks and their sizes.
 
     \b
     Example:
@@ -157,7 +174,9 @@ def models(
 @app.command()
 def new(
     method: Annotated[str, typer.Argument(metavar="METHOD", help="a name from: limbeck methods")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="write to this file, which must not exist yet")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="write to this file, which must not exist yet")
+    ] = None,
 ) -> None:
     """Write a commented recipe to start from.
 
@@ -202,7 +221,9 @@ def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUNS...", help="folders of runs")],
     html: Annotated[Path | None, typer.Option(help="also write a page with the plot to this file")] = None,
 ) -> None:
-    """Put runs side by side: accuracy, parameters, multiply-accumulates, latency.
+    """Put runs side by side.
+
+    Accuracy, parameters, multiply-accumulates, latency; with --html also a page with a plot.
 
     \b
     Example:
@@ -218,7 +239,7 @@ def report(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="folder of a run")],
     open_page: Annotated[bool, typer.Option("--open", help="show it in the browser")] = False,
 ) -> None:
-    """Write the page of a run again, and print its results.
+    """Show the results of a run; write its page.
 
     \b
     Example:
@@ -240,5 +261,3 @@ def _command() -> str:
     import sys
 
     return shlex.join(["limbeck", *sys.argv[1:]])
-
-

@@ -20,7 +20,7 @@ def print_methods(name: str | None, *, as_json: bool) -> None:
     elif name:
         say.line(_page(found[0]))
     else:
-        say.table(("name", "family", "year", "what"), [(e.name, e.family, e.year or "", e.title) for e in found])
+        say.table(("name", "family", "year", "what"), [(e.name, e.family, str(e.year or ""), e.title) for e in found])
         say.line("limbeck methods NAME: formula, paper, settings and presets of one.")
 
 
@@ -33,7 +33,8 @@ def print_models(*, as_json: bool, classes: int) -> None:
         say.line(json.dumps([line._asdict() for line in found], indent=2, ensure_ascii=False))
         return
     rows = [
-        (s.name, "x".join(map(str, s.input_shape)), f"{s.parameters:,}", f"{s.macs / 1e6:,.2f} M", s.title) for s in found
+        (s.name, "x".join(map(str, s.input_shape)), f"{s.parameters:,}", f"{s.macs / 1e6:,.2f} M", s.title)
+        for s in found
     ]
     say.table(("name", "input", "parameters", "MACs", "what"), rows, right=("parameters", "MACs"))
     say.line(f"For {classes} classes.  A recipe may also name wrn_D_W, torchvision:NAME and timm:NAME.")
@@ -90,6 +91,7 @@ def presets(entry: Entry) -> dict[str, Any]:
 
 def _page(entry: Entry) -> str:
     from limbeck.config.docs import body
+    from limbeck.config.dump import flow
 
     cls = entry.load()
     parts = [f"{entry.name}: {entry.title}  (in Python: {cls.__name__})", entry.paper, body(cls).replace("``", "")]
@@ -104,13 +106,3 @@ def _page(entry: Entry) -> str:
         parts.append("\n".join(["Presets", *(f"  {name}: {flow(changes)}" for name, changes in found.items())]))
     parts.append(f"A recipe to start from: limbeck new {entry.name} > recipe.yaml")
     return "\n\n".join(part for part in parts if part)
-
-
-def flow(value: Any) -> str:
-    """A value as YAML in one line."""
-    import yaml
-
-    text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10_000, allow_unicode=True)
-    return text.removesuffix("\n").removesuffix("\n...")
-
-

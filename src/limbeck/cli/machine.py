@@ -8,7 +8,7 @@ from typing import Any
 
 from limbeck import catalog
 from limbeck.config import Parsed
-from limbeck.errors import RecipeError, unknown
+from limbeck.errors import RecipeError
 from limbeck.recipe import Machine
 
 _ACCELERATORS = ("auto", "cpu", "cuda", "mps")
@@ -22,7 +22,7 @@ def choose(machine: Machine, **given: Any) -> Machine:
     """
     named = given.get("accelerator")
     if named is not None and named not in _ACCELERATORS:
-        raise RecipeError(f"--accelerator: {unknown('accelerator', named, _ACCELERATORS)}")
+        raise RecipeError(f"--accelerator {named}: there are: {', '.join(_ACCELERATORS)}")
     return replace(machine, **{name: value for name, value in given.items() if value is not None})
 
 

@@ -16,15 +16,28 @@ def console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, highlight=False, markup=False, soft_wrap=True)
 
 
-def error(problems: Sequence[str]) -> None:
-    """Print what went wrong to stderr: one line for each problem, and how many if there are several."""
+def wide() -> Console:
+    """A console for tables: as wide as the terminal, or wide enough for a table where there is none."""
+    from rich.console import Console
+
+    out = Console(highlight=False)
+    return out if out.is_terminal else Console(highlight=False, width=160)
+
+
+def problems(lines: Sequence[str]) -> None:
+    """Print the problems of a recipe to stderr, a line each, and how many there are if there are several."""
+    out = console(stderr=True)
+    for text in lines:
+        out.print(text)
+    if len(lines) > 1:
+        out.print(f"{len(lines)} problems", style="bold red")
+
+
+def error(text: str) -> None:
+    """Print what went wrong to stderr."""
     from rich.text import Text
 
-    out = console(stderr=True)
-    for problem in problems:
-        out.print(Text.assemble(("error: ", "bold red"), problem))
-    if len(problems) > 1:
-        out.print(f"{len(problems)} problems")
+    console(stderr=True).print(Text.assemble(("error: ", "bold red"), text))
 
 
 def line(text: str) -> None:
@@ -35,7 +48,6 @@ def line(text: str) -> None:
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, right: Iterable[str] = ()) -> None:
     """Print a plain table to stdout; the columns named in ``right`` are flush right."""
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -45,4 +57,4 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, right: Iterabl
         made.add_column(head, justify="right" if head in flush else "left", overflow="fold", no_wrap=head == heads[0])
     for row in rows:
         made.add_row(*(Text(str(cell)) for cell in row))
-    Console(highlight=False).print(made)
+    wide().print(made)

@@ -161,7 +161,9 @@ def build_dataclass(
     for name in needed:
         if keys[name] not in settings:
             doc = attributes(cls).get(name, "").rstrip(".")
-            found.append(Problem(path, f"{title} needs the key {keys[name]!r}{': ' + doc if doc else ''}"))
+            found.append(
+                Problem((*path, keys[name]), f"{title} needs the key {keys[name]!r}{': ' + doc if doc else ''}")
+            )
     good = {name: item for name, item in made.items() if not isinstance(item, Broken)}
     if any(name not in good for name in needed):
         return BROKEN

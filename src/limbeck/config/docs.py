@@ -16,11 +16,11 @@ def summary(cls: Any) -> str:
 
 
 def body(cls: Any) -> str:
-    """The docstring without its ``Attributes:`` section and without examples."""
+    """The docstring without its sections (attributes, errors) and examples."""
     kept = []
     dropping = False
     for paragraph in _docstring(cls).split("\n\n"):
-        if paragraph.startswith(("Attributes:", "Example", ">>>")):
+        if paragraph.startswith(("Attributes:", "Raises:", "Example", ">>>")):
             dropping = True
         elif not paragraph.startswith(" "):
             dropping = False

@@ -36,6 +36,16 @@ def to_yaml(recipe: Recipe, machine: Machine | None = None, *, defaults: bool = 
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, default_flow_style=None, allow_unicode=True, width=110)
 
 
+def flow(value: Any) -> str:
+    """Plain data as YAML in one line.
+
+    >>> flow({"start": 4.0, "end": 1.0})
+    '{start: 4.0, end: 1.0}'
+    """
+    text = yaml.dump(value, Dumper=_Dumper, default_flow_style=True, sort_keys=False, width=10_000, allow_unicode=True)
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
 def recipe_hash(recipe: Recipe) -> str:
     """Twelve hex digits that are equal exactly if two recipes say the same, however they are written."""
     data = _whole_numbers(to_data(recipe, defaults=True))
@@ -61,7 +71,7 @@ def to_plain(value: Any, defaults: bool = False) -> Any:
 def _mapping(value: Any, defaults: bool) -> dict[str, Any]:
     """A dataclass as a mapping: its kind if it has one in the catalogue, then its settings."""
     name = catalog.name_of(value)
-    is_named = any(name in catalog.entries(kind) for kind in ("method", "source", "stage")) or hasattr(value, "phases")
+    is_named = _is_named(value)
     made: dict[str, Any] = {"kind": name} if is_named else {}
     for field_name, field in fields_of(type(value)).items():
         item = getattr(value, field_name)
@@ -70,13 +80,19 @@ def _mapping(value: Any, defaults: bool) -> dict[str, Any]:
     return made
 
 
+def _is_named(value: Any) -> bool:
+    """Whether a recipe chooses this value's class by the key ``kind``."""
+    name = catalog.name_of(value)
+    return any(name in catalog.entries(kind) for kind in ("method", "source", "stage")) or hasattr(value, "phases")
+
+
 def _short(plain: Any, value: Any, defaults: bool) -> Any:
     """A method or source with nothing but its kind, or a network with nothing but its name, in one word."""
     if defaults or not isinstance(plain, dict) or len(plain) != 1 or not dataclasses.is_dataclass(value):
         return plain
     if isinstance(value, Model):
         return plain["name"]
-    return plain.get("kind", plain)
+    return plain["kind"] if _is_named(value) else plain
 
 
 def _whole_numbers(value: Any) -> Any:

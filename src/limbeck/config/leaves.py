@@ -9,7 +9,6 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from limbeck.config.place import Path, Problem
 from limbeck.config.words import advice, members, shown, words
-from limbeck.errors import unknown
 
 
 class Broken:
@@ -59,7 +58,7 @@ def _explain(hint: Any, value: Any, path: Path) -> list[Problem]:
     choices = [str(choice) for m in members(hint) if get_origin(m) is Literal for choice in get_args(m)]
     if choices and isinstance(value, str):
         name = next((str(part) for part in reversed(path) if isinstance(part, str)), "value")
-        return [Problem(path, unknown(name, value, choices))]
+        return [Problem(path, f"no {name} {value!r}; there are: {', '.join(choices)}")]
     lists = [member for member in members(hint) if get_origin(member) in (tuple, list)]
     if isinstance(value, list) and len(lists) == 1:
         of_items: list[Problem] = []

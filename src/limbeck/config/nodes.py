@@ -127,14 +127,17 @@ class _Unfold:
         made: dict[str, Any] = {}
         for key_node, child in node.value:
             line = key_node.start_mark.line + 1
-            if not isinstance(key_node, yaml.ScalarNode) or not isinstance(key := self.scalar(key_node, path), str):
-                shown = key_node.value if isinstance(key_node, yaml.ScalarNode) else "a list or mapping"
-                self.found.append(Problem(path, f"the key {shown} in line {line} is not text; put it in quotes"))
+            is_scalar = isinstance(key_node, yaml.ScalarNode)
+            key = self.scalar(key_node, path) if is_scalar else None
+            here = (*path, str(key_node.value) if is_scalar else "?")
+            if not isinstance(key, str):
+                self.lines[here] = line
+                self.found.append(Problem(here, "this key is not text; put it in quotes"))
                 continue
-            if key == "<<":
-                self.found.append(Problem(path, f"the merge key << in line {line} is not read; write the settings out"))
+            if key == "<<" and key_node.style is None:
+                self.lines[here] = line
+                self.found.append(Problem(here, "merge keys are not read; write the settings out"))
                 continue
-            here = (*path, key)
             if key in made:
                 first = self.lines[here]
                 self.lines[here] = line

@@ -23,7 +23,8 @@ def show(path: Path) -> str:
     """
     text = ""
     for part in path:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+        word = str(part) if str(part).isprintable() else repr(part)  # no control characters on the terminal
+        text += f"[{part}]" if isinstance(part, int) else f".{word}" if text else word
     return text
 
 
@@ -48,6 +49,9 @@ class Places(NamedTuple):
                 return f"--set {self.sets[around]}"
             if around in self.lines:
                 return f"{self.file}:{self.lines[around]}"
+            for made, text in self.sets.items():
+                if around and made[:end] == around:  # a section that only a --set made
+                    return f"--set {text}"
         return self.file
 
     def line(self, path: Path) -> int:

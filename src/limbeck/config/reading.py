@@ -118,8 +118,8 @@ def _text(source: str | os.PathLike[str]) -> tuple[str, str]:
 def _missing(path: File) -> str:
     from limbeck.errors import near
 
-    beside = [file.name for file in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
-    close = near(path.name, beside)
+    beside = {file.stem: file.name for file in path.parent.glob("*.y*ml")} if path.parent.is_dir() else {}
+    close = [beside[stem] for stem in near(path.stem, beside)]
     return f"{path}: there is no such file{'; near: ' + ', '.join(close) if close else ''}"
 
 

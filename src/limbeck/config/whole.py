@@ -25,6 +25,7 @@ class Built(NamedTuple):
 
 def build(data: Any, found: list[Problem]) -> Built:
     """The recipe and the machine in this data; ``found`` are the problems known so far."""
+    unread = list(found)
     found = list(found)
     machine = Machine()
     if not isinstance(data, dict):
@@ -36,8 +37,14 @@ def build(data: Any, found: list[Problem]) -> Built:
     parts = _sections(data, found)
     found += _between(parts, data, {problem.path for problem in found})
     if found:
-        return Built(None, machine, list(dict.fromkeys(found)))
+        return Built(None, machine, _without_echoes(found, len(unread)))
     return Built(Recipe(**parts), machine, [])
+
+
+def _without_echoes(found: list[Problem], first: int) -> list[Problem]:
+    """Each problem once, and none about a value that could not be read (the ``first`` ones) in the first place."""
+    unread = {problem.path for problem in found[:first]}
+    return list(dict.fromkeys([*found[:first], *(p for p in found[first:] if not _repeats(p.path, unread))]))
 
 
 def _sections(data: Mapping[str, Any], found: list[Problem]) -> dict[str, Any]:
@@ -50,7 +57,7 @@ def _sections(data: Mapping[str, Any], found: list[Problem]) -> dict[str, Any]:
         elif has_default(field):
             parts[name] = default_of(field)
         else:
-            found.append(Problem((), f"a recipe needs the key {name!r}"))
+            found.append(Problem((name,), f"a recipe needs the key {name!r}"))
             parts[name] = BROKEN
     return parts
 
@@ -59,10 +66,9 @@ def _between(parts: Mapping[str, Any], data: Mapping[str, Any], told: set[Path])
     """What `limbeck.recipe.problems` and the zoo's names say, less what only repeats a problem already told."""
     models = _or(parts["models"], {})
     stages = _or(parts["stages"], ())
-    given_models = data["models"] if models else {}
     given_stages = data["stages"] if stages else []
     draft = SimpleNamespace(
-        models={name: _stand_in_model(model, given_models[name]) for name, model in models.items()},
+        models={name: _stand_in_model(name, model, told) for name, model in models.items()},
         stages=tuple(_stand_in_stage(stage, given) for stage, given in zip(stages, given_stages)),
         seeds=_or(parts["seeds"], (0,)),
         baseline=_or(parts["baseline"], None),
@@ -92,11 +98,10 @@ def _repeats(path: Path, told: set[Path]) -> bool:
     return any(path[:end] in told for end in range(1, len(path) + 1))
 
 
-def _stand_in_model(model: Any, given: Any) -> Model:
-    """The model, or for a broken one something that other parts may refer to."""
-    if isinstance(model, Model):
-        return model
-    return Model(name="?", weights="?" if isinstance(given, dict) and given.get("weights") else None)
+def _stand_in_model(name: str, model: Any, told: set[Path]) -> Model:
+    """The model; or for one with problems of its own, one that may be used for anything."""
+    wrong = any(path[:2] == ("models", name) for path in told)
+    return model if isinstance(model, Model) and not wrong else Model(name="?", weights="?")
 
 
 def _stand_in_stage(stage: Any, given: Any) -> Any:

@@ -45,13 +45,10 @@ def files_of(path: str) -> list[Path]:
     found = sorted(Path(f) for f in glob.glob(str(place)))
     if found:
         return found
-    beside = sorted(f.name for f in place.parent.glob("*.parquet")) if place.parent.is_dir() else []
-    hint = (
-        f"; there are: {', '.join(beside[:20])}"
-        if beside
-        else f"; the folder is {'empty of parquet files' if place.parent.is_dir() else 'missing, too'}"
-    )
-    raise DataError(f"no file {place}{hint}")
+    if not place.parent.is_dir():
+        raise DataError(f"no file {place}, and no folder {place.parent}")
+    beside = sorted(f.name for f in place.parent.glob("*.parquet"))
+    raise DataError(f"no file {place}; parquet files there: {', '.join(beside[:20]) or 'none'}")
 
 
 def read_table(path: str, *, image: str, label: str) -> Table:
@@ -74,7 +71,8 @@ def read_table(path: str, *, image: str, label: str) -> Table:
                 classes = classes or names
                 table = opened.read(columns=[image, label])
         except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{file} cannot be read as parquet: {str(error).splitlines()[0]}") from error
+            why = (str(error) or type(error).__name__).splitlines()[0]
+            raise DataError(f"{file} cannot be read as parquet: {why}") from error
         for row, value in enumerate(table.column(image).to_pylist()):
             pictures.append((f"{file} row {row}", _picture(value, file.parent)))
         labels += table.column(label).to_pylist()
@@ -99,6 +97,9 @@ def items_of(table: Table, classes: tuple[str, ...]) -> list[Item]:
 def classes_of(table: Table) -> tuple[str, ...]:
     """The classes of a training part: the schema's names, else the labels that occur (texts), else 0..largest.
 
+    Raises:
+        DataError: a label is larger than the number of rows, so that most classes would be empty.
+
     >>> classes_of(Table([], [2, 0, 1], None)), classes_of(Table([], ["dog", "cat"], None))
     (('0', '1', '2'), ('cat', 'dog'))
     """
@@ -107,7 +108,14 @@ def classes_of(table: Table) -> tuple[str, ...]:
     present = {value for value in table.labels if value is not None}
     if any(isinstance(value, str) for value in present):
         return tuple(sorted(map(str, present)))
-    return tuple(str(i) for i in range(max((int(v) for v in present), default=-1) + 1))
+    largest = max((int(v) for v in present), default=-1)
+    if largest >= len(table.labels):
+        row = table.labels.index(largest)
+        raise DataError(
+            f"{table.pictures[row][0]}: label {largest} with {len(table.labels)} rows in all; labels are 0, 1, 2, ... "
+            "with rows for each (are the labels in another column?)"
+        )
+    return tuple(map(str, range(largest + 1)))
 
 
 def _check(schema: pa.Schema, file: Path, image: str, label: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor
 
 from limbeck.data import keys
@@ -21,16 +22,16 @@ _UP, _LEFT, _MIRROR, _HOLE_Y, _HOLE_X = range(5)
 
 
 def augment(
-    images: Tensor,
-    rows: Tensor,
-    views: Tensor,
+    images: UInt8[Tensor, "batch channels height width"],
+    rows: Int64[Tensor, " batch"],
+    views: Int64[Tensor, " batch"],
     *,
     seed: int,
     augment: Augment,
     mean: Sequence[float],
     std: Sequence[float],
     scale: float = 255.0,
-) -> Tensor:
+) -> Float32[Tensor, "batch channels height width"]:
     """A random view of each image, normalised.
 
     The numbers drawn for a sample are a hash of ``(seed, row, view)``: the same three always give the
@@ -75,7 +76,13 @@ def augment(
     return out.masked_fill_(_hole(drawn, height, width, augment.cutout), 0.0) if augment.cutout else out
 
 
-def normalise(images: Tensor, *, mean: Sequence[float], std: Sequence[float], scale: float = 255.0) -> Tensor:
+def normalise(
+    images: UInt8[Tensor, "batch channels height width"],
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    scale: float = 255.0,
+) -> Float32[Tensor, "batch channels height width"]:
     """``(pixel / scale - mean) / std`` per channel: uint8 to float32, same shape.
 
     It is exactly what `augment` gives when nothing is varied.

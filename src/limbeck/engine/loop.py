@@ -63,7 +63,7 @@ class Fit:
 
     Attributes:
         phases: name, epochs and notes of each phase.
-        epochs: how many were trained, over all phases.
+        epochs: how many were trained, over all phases that the stage's epochs are divided among.
         seconds, images: spent and seen, over all sittings.
         best: epoch and measures of the best epoch on the validation part, or None.
         history: what was measured at the end of each epoch.
@@ -150,6 +150,28 @@ def fit(
         return session.run(folder, validate, watch, stop or Stop())
 
 
+def rehearse(method: Method, models: Mapping[str, nn.Module], batch: Batch, classes: int | None = None) -> None:
+    """One dry step of every phase, without optimizers: does the method fit these networks at all?
+
+    Raises:
+        LimbeckError: it does not; the message says where.
+    """
+    with torch.no_grad():
+        for phase in method.phases(Cast(models=models, example=batch, classes=classes)):
+            owned = {role for roles in phase.trains.values() for role in roles}
+            with ExitStack() as stack:
+                players: dict[str, Callable[..., Any]] = {}
+                for role, module in phase.modules.items():
+                    module.train(role in owned and role not in models)
+                    players[role] = module
+                    if role in phase.taps:
+                        window = Tapped(module, phase.taps[role], example=batch.inputs)
+                        stack.callback(window.close)
+                        players[role] = window
+                for _ in phase.step(players, batch, Moment(torch.Generator().manual_seed(0))):
+                    pass
+
+
 class _Session:
     """One call of `fit`: its modules, and how far it is."""
 
@@ -234,7 +256,8 @@ class _Session:
         result.phases = [
             {"name": p.name, "epochs": n, "notes": list(p.notes)} for p, n in zip(self.phases, self.epochs, strict=True)
         ]
-        result.epochs = sum(1 for line in at.history if line["phase"] != "before")
+        counted = {p.name for p in self.phases if p.epochs is None}
+        result.epochs = sum(1 for line in at.history if line["phase"] in counted)
         result.seconds, result.images, result.best, result.history = at.seconds, at.images, at.best, at.history
         first = at.history[0] if at.history else {}
         result.before = first.get("validation") if first.get("phase") == "before" else None
@@ -302,7 +325,11 @@ class _Session:
         place = (self.name, phase.name, at.epoch)
         seed_everything(seed_for(self.seed, *place, self.team.rank))
         # Counted over all phases, so that methods with one phase and with two see the same views of the data.
-        batches = iter(self.loader.epoch(before + at.epoch, self.team.rank, self.team.world, at.step))
+        seeks = getattr(self.loader, "seeks", True)
+        batches = iter(self.loader.epoch(before + at.epoch, self.team.rank, self.team.world, at.step if seeks else 0))
+        for step in range(0 if seeks else at.step):
+            seed_everything(seed_for(self.seed, *place, step, self.team.rank))
+            next(batches, None)
         started, saved = time.perf_counter(), time.perf_counter()
         seen_before = at.images
         while True:

@@ -67,7 +67,7 @@ class Lines:
         self._say(f"{self.title}, {self.name}: epoch {epoch}/{self.epochs}, " + ", ".join(p for p in parts if p))
 
     def _state(self) -> str:
-        return f"{short(self.terms)}, {self.rate:.0f} images/s"
+        return ", ".join(part for part in (short(self.terms), f"{self.rate:.0f} images/s") if part)
 
     def _say(self, text: str) -> None:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -7,13 +7,14 @@ make the host wait in every step, so there the engine finds a bad value later, f
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
 from limbeck.errors import HyperParameterError, NonFiniteError, ShapeError, TensorTypeError, unknown
-from limbeck.settings import finite, require
+from limbeck.settings import require
 
 # Checked in tests by beartype, for which an int is no float.
 Real = float | int
@@ -26,9 +27,10 @@ def shape(x: Tensor) -> str:
     return str(list(x.shape))
 
 
-def require_real(name: str, value: Real, low: float, *, inclusive: bool = False) -> None:
+def require_real(name: str, value: Real, low: Real, *, inclusive: bool = False) -> None:
     """Refuse a setting that is not an ordinary number above (or at) ``low``."""
-    ok = finite(value) and (value >= low if inclusive else value > low)
+    # Comparisons, not math.isfinite: NaN fails them too, and torch.compile can trace them when the setting varies.
+    ok = (low <= value if inclusive else low < value) and value < math.inf
     require(ok, name, value, f"a finite number, {'at least' if inclusive else 'more than'} {low:g}")
 
 

@@ -49,10 +49,11 @@ class FitNets:
         tau_squared: whether the teacher's part is multiplied by ``T^2``, as in `KD`.  Default False: the paper's
             equation has no such factor.  The term "kd" shows ``T^2 KL`` either way; its weight says the rest.
         hard: weight of the labels, zero or more, or a `Ramp`.  Default 1 (the paper).
-        hint_weight: weight of the hint loss, more than zero, or a `Ramp`.  Default None: for two stages, one
-            over the number of units in the hint layer (form "paper": half the mean square, stable at the
-            learning rates of SGD; the paper's plain sum needs its RMSProp at 0.005) or 1 (form "benchmark");
-            for one stage, 100 times the mean square in either form (the CRD benchmark's beta).
+        hint_weight: weight of the hint loss, more than zero, or a `Ramp`.  Default None: one over the number of
+            units in the hint layer (form "paper"), which makes the loss half the mean square and is stable at
+            SGD's learning rates of 0.1, where the paper's plain sum needs its RMSProp at 0.005; or 1 (form
+            "benchmark").  For two stages it only scales the learning rate of the hints; for one stage it is what
+            the hint counts beside the labels (100 in the CRD benchmark).
         form: of the hint loss: "paper", half the sum of squares over all units of the layer, or "benchmark",
             their mean.  Ratio: units / 2.
         regressor: "paper" or "benchmark"; see `limbeck.connectors.regressor`.
@@ -137,9 +138,6 @@ class FitNets:
     def _weight(self, units: int) -> Weight:
         if self.hint_weight is not None:
             return self.hint_weight
-        mean_square = 2.0 / units if self.form == "paper" else 1.0
-        if self.stages == "one":
-            return 100.0 * mean_square
         return 1.0 / units if self.form == "paper" else 1.0
 
     def _hint_term(self, models: Models, hint: _Hint, ours: Tensor, theirs: Tensor, moment: Moment) -> dict[str, Term]:

@@ -68,7 +68,7 @@ class NST:
 
     def phases(self, cast: Cast) -> Sequence[Phase]:
         """One phase, "distill", with the terms "ce", "nst/<student layer>" for each pair, and maybe "kd"."""
-        half = 0.5 if self.form == "paper" else 1.0
+        factor = 0.5 if self.form == "paper" else 1.0
 
         def compare(student: Tensor, teacher: Tensor) -> Tensor:
             return losses.nst_mmd(student, teacher, kernel=self.kernel, resize=self.resize)
@@ -77,7 +77,8 @@ class NST:
             cast,
             self.pairs,
             compare,
-            lambda ours, theirs: (self.weight, half),
+            self.weight,
+            factor,
             method="neuron selectivity transfer",
             prefix="nst",
             hard=self.hard,

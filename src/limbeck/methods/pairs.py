@@ -17,16 +17,14 @@ Pair = tuple[str, str]
 
 
 class Settled(NamedTuple):
-    """Layer pairs that exist, with what one dry forward showed of them.
+    """Layer pairs that exist.
 
     Attributes:
         pairs: (student layer, teacher layer), in order.
-        shapes: the two shapes of each pair, without the batch.
         note: a line for the user.
     """
 
     pairs: tuple[Pair, ...]
-    shapes: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
     note: str
 
     @property
@@ -93,17 +91,15 @@ def settle(cast: Cast, pairs: tuple[Pair, ...], *, method: str) -> Settled:
         method: named in errors.
 
     Raises:
-        TapError: a layer does not exist.
+        TapError: a layer does not exist, or none were given and a network has no maps to choose.
         ShapeError: a layer gives something else than maps ``[channels, height, width]``.
     """
     from limbeck import taps
 
     models, inputs = cast.pick("student", "teacher"), cast.example.inputs
     chosen = pairs or taps.match(models["student"], models["teacher"], inputs)
-    if not chosen:
-        raise ShapeError(f"{method} found no layers to pair; name them: pairs=[('student layer', 'teacher layer')]")
     how = "pairs" if pairs else "pairs (chosen by depth)"
-    settled = Settled(chosen, (), f"{how}: " + ", ".join(f"{s} -> {t}" for s, t in chosen))
+    settled = Settled(chosen, f"{how}: " + ", ".join(f"{s} -> {t}" for s, t in chosen))
     seen = {
         "student": taps.look(models["student"], inputs, settled.students).taps,
         "teacher": taps.look(models["teacher"], inputs, settled.teachers).taps,
@@ -116,15 +112,15 @@ def settle(cast: Cast, pairs: tuple[Pair, ...], *, method: str) -> Settled:
                     f"{method} compares feature maps [channels, height, width]; layer {layer!r} of the {role} gives "
                     f"{list(shape)} per sample. Name layers that give maps: pairs=[('student layer', 'teacher layer')]"
                 )
-    shapes = tuple((tuple(seen["student"][s].shape[1:]), tuple(seen["teacher"][t].shape[1:])) for s, t in chosen)
-    return settled._replace(shapes=shapes)
+    return settled
 
 
 def distill_pairs(
     cast: Cast,
     pairs: tuple[Pair, ...],
     compare: Callable[[Tensor, Tensor], Tensor],
-    weigh: Callable[[tuple[int, ...], tuple[int, ...]], tuple[Weight, float]],
+    weight: Weight,
+    factor: float,
     *,
     method: str,
     prefix: str,
@@ -138,7 +134,8 @@ def distill_pairs(
         cast: needs a student and a teacher.
         pairs: as the user gave them; empty: chosen by `settle`.
         compare: (student map, teacher map) -> one value per sample.
-        weigh: (student shape, teacher shape) -> (weight, constant factor in front of it).
+        weight: of every pair.
+        factor: a constant in front of it, such as the 1/2 that a paper writes.
         method: named in errors.
         prefix: of the terms' names.
         hard: weight of the labels.
@@ -151,12 +148,11 @@ def distill_pairs(
         check_logits(cast, columns=2, instead="set soft=0")
     settled = settle(cast, pairs, method=method)
     names = term_names(prefix, settled.pairs)
-    weights = [weigh(ours, theirs) for ours, theirs in settled.shapes]
 
     def step(models: Models, batch: Batch, moment: Moment) -> Iterator[Update]:
         teacher, student = models["teacher"](batch.inputs), models["student"](batch.inputs)
         terms = cross_entropy(student.logits, batch, moment, weight=hard)
-        for name, (ours, theirs), (weight, factor) in zip(names, settled.pairs, weights, strict=True):
+        for name, (ours, theirs) in zip(names, settled.pairs, strict=True):
             terms[name] = Term(compare(student.taps[ours], teacher.taps[theirs]), factor * at(weight, moment))
         yield Update("student", terms | soft_targets(student, teacher, moment, weight=soft, temperature=temperature))
 

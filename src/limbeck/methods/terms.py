@@ -93,7 +93,7 @@ def check_logits(cast: Cast, *, columns: int = 1, instead: str = "") -> int:
     widths = {}
     for role, model in cast.pick("student", "teacher").items():
         shape = tuple(taps.look(model, cast.example.inputs, ()).logits.shape)
-        widths[role] = shape[-1] if len(shape) > 1 else 1
+        widths[role] = shape[1] if len(shape) > 1 else 1
     if widths["teacher"] != widths["student"]:
         raise ShapeError(
             f"N_t != N_s: the teacher scores {widths['teacher']} classes and the student {widths['student']}; "

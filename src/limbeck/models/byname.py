@@ -55,10 +55,16 @@ def build(
     if known is None:
         from limbeck.models import outside
 
-        return outside.build(name, classes, channels, side, options)
+        return _named(outside.build(name, classes, channels, side, options), name)
     maker: Callable[..., nn.Module] = importlib.import_module(f"limbeck.models.{known.home}").build
     _check_options(name, maker, options)
-    return maker(name, classes, channels, side, **options)
+    return _named(maker(name, classes, channels, side, **options), name)
+
+
+def _named(model: nn.Module, name: str) -> nn.Module:
+    """The network, knowing what messages should call it.  A plain attribute: no part of its state."""
+    object.__setattr__(model, "zoo_name", name)
+    return model
 
 
 def _check_options(name: str, maker: Callable[..., nn.Module], options: Mapping[str, Any]) -> None:

@@ -77,7 +77,7 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
     groups = _groups(model)
     known = {name for group in groups for name, _ in group}
     missing = [group[0] for group in groups if not any(name in found for name, _ in group)]
-    extra = [(name, tensor) for name, tensor in found.items() if name not in known]
+    extra = [(name, tensor) for name, tensor in sorted(found.items()) if name not in known]
     pairs = [(name, tensor, found[name]) for group in groups for name, tensor in group if name in found]
     unlike = [(name, mine, theirs) for name, mine, theirs in pairs if not _fits(mine, theirs)]
     if missing or extra or unlike:

@@ -23,12 +23,17 @@ METRICS = {  # key -> heading, axis, factor, whether more is better
 }
 
 
-def smoothed(line: Line, parts: int = 40) -> Line:
-    """The means of so many equal stretches of a line: the noise of single batches goes, the trend stays.
+def smoothed(line: Line, parts: int | None = None) -> Line:
+    """The means of equal stretches of a line: the noise of single batches goes, the trend stays.
+
+    Args:
+        line: points in the order of training.
+        parts: how many stretches; None: some four points each, but 40 stretches at most.
 
     >>> smoothed([(0, 1.0), (1, 3.0), (2, 5.0), (3, 7.0)], 2)
     [(0.5, 2.0), (2.5, 6.0)]
     """
+    parts = parts or min(40, max(8, len(line) // 4))
     if len(line) <= parts:
         return list(line)
     found: Line = []
@@ -139,27 +144,32 @@ def loss_terms(key: str, stage: str, phase: str, curves: Mapping[int, Curves]) -
         elif high > low:
             axes.set_ylim(low - 0.06 * (high - low), high + 0.08 * (high - low))
         axes.margins(x=0.02)
-        axes.set_xlabel("epoch of this phase")
+        axes.set_xlabel("epoch of this phase" if several else "epoch")
         axes.set_ylabel("loss" + (" (log scale)" if log else ""))
         end_labels(axes, ends)
 
     said = "; ".join(
-        f"{short[n]} from {next(iter(smoothed(v[min(v)])))[1]:.3g} to {smoothed(v[min(v)])[-1][1]:.3g}" for n, v in lines.items()
+        f"{short[n]} from {next(iter(smoothed(v[min(v)])))[1]:.3g} to {smoothed(v[min(v)])[-1][1]:.3g}"
+        for n, v in lines.items()
     )
     seeds = f"{len(curves)} seeds" if len(curves) > 1 else "single run"
-    title = stage if phase in (stage, "train", "distill") else f"{stage}, phase {phase}"
+    several = len({p for c in curves.values() for p in c.phases}) > 1
+    title = f"{stage}, phase {phase}" if several else stage
     return chart(
         key,
         f"Loss of {title}",
         f"Loss terms over the epochs of stage {stage}, phase {phase}, {seeds}. Smoothed, seed {first}: {said}.",
         paint,
         height=max(2.6, 1.0 + 0.17 * len(lines)),
-        caption=f"{seeds[0].upper()}{seeds[1:]}. Thin: every recorded batch of seed {first}; bold: its trend"
-        + ("; fainter: the other seeds." if len(curves) > 1 else "."),
+        caption=f"{seeds[0].upper()}{seeds[1:]}. Thin: seed {first} as recorded; bold: its trend"
+        + ("; fainter: the other seeds." if len(curves) > 1 else ".")
+        + (" Terms are shown before their weights, the total with them." if len(lines) > 1 else ""),
     )
 
 
-def metric_lines(curves: Mapping[int, Curves], metric: str, epochs_of: Mapping[str, float] | None = None) -> dict[int, Line]:
+def metric_lines(
+    curves: Mapping[int, Curves], metric: str, epochs_of: Mapping[str, float] | None = None
+) -> dict[int, Line]:
     """A metric of one stage over its epochs, phases one behind the other, by seed."""
     found: dict[int, Line] = {}
     for seed, curve in curves.items():
@@ -197,13 +207,17 @@ def metric(key: str, name: str, stages: Mapping[str, Mapping[int, Line]], colour
     log = not rising and wants_log(m for band in bands.values() for _, _, m, _ in band)
 
     def paint(axes: Axes) -> None:
+        from matplotlib.ticker import MaxNLocator
+
         ends = []
         for stage, band in bands.items():
             colour = series(colours.get(stage, 0))
-            xs, lows, means, highs = zip(*band)
+            xs, lows, means, highs = ([point[k] for point in band] for k in range(4))
             if len(drawn[stage]) > 1:
                 axes.fill_between(xs, lows, highs, color=colour, alpha=0.16, linewidth=0)
-            axes.plot(xs, means, color=colour, marker=marker(colours.get(stage, 0)) if len(xs) < 3 else None, markersize=3.5)
+            axes.plot(
+                xs, means, color=colour, marker=marker(colours.get(stage, 0)) if len(xs) < 3 else None, markersize=3.5
+            )
             ends.append((xs[-1], means[-1], clip(stage), colour))
         if log:
             axes.set_yscale("log")
@@ -213,6 +227,7 @@ def metric(key: str, name: str, stages: Mapping[str, Mapping[int, Line]], colour
             reach = max(max(means) - min(means), 1e-3)
             axes.set_ylim(min(means) - 0.15 * reach, max(h for b in bands.values() for _, _, _, h in b) + 0.06 * reach)
         axes.margins(x=0.02)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("epoch of the stage")
         axes.set_ylabel(label + (", log scale" if log else ""))
         end_labels(axes, ends)
@@ -226,7 +241,9 @@ def metric(key: str, name: str, stages: Mapping[str, Mapping[int, Line]], colour
         f"{title} over the epochs. {said}.",
         paint,
         height=max(2.9, 1.0 + 0.17 * len(bands)),
-        caption="Single runs." if most == 1 else "Line: mean over the seeds; band: from the lowest to the highest seed.",
+        caption="Single runs."
+        if most == 1
+        else "Line: mean over the seeds; band: from the lowest to the highest seed.",
     )
 
 
@@ -266,6 +283,7 @@ def differences(key: str, measured: Sequence[Measured], baseline: str) -> Chart 
         f"Difference to {baseline}, paired by seed",
         f"Differences of accuracy against {baseline}: {said}.",
         paint,
+        width=4.6,
         height=1.0 + 0.42 * len(drawn),
         caption="Single run: one difference each and no interval."
         if single
@@ -292,11 +310,20 @@ def reliability(key: str, model: str, exhibit: Mapping[str, Any], colour: int) -
         for b in bins:
             wide = b["high"] - b["low"]
             axes.bar(
-                b["low"], b["accuracy"], width=wide, align="edge", color=series(colour), alpha=0.3, edgecolor=PAPER, linewidth=0.8
+                b["low"],
+                b["accuracy"],
+                width=wide,
+                align="edge",
+                color=series(colour),
+                alpha=0.3,
+                edgecolor=PAPER,
+                linewidth=0.8,
             )
         most = max(b["count"] for b in bins)
         sizes = [10 + 60 * b["count"] / most for b in bins]
-        axes.scatter([b["confidence"] for b in bins], [b["accuracy"] for b in bins], s=sizes, color=series(colour), linewidths=0)
+        axes.scatter(
+            [b["confidence"] for b in bins], [b["accuracy"] for b in bins], s=sizes, color=series(colour), linewidths=0
+        )
         axes.set_xlim(0, 1.02)
         axes.set_ylim(0, 1.04)
         axes.set_aspect("equal")
@@ -313,8 +340,8 @@ def reliability(key: str, model: str, exhibit: Mapping[str, Any], colour: int) -
         f"Reliability of {model}",
         f"Reliability diagram. {text}. Bars below the diagonal mean that the network is surer than it is right.",
         paint,
-        width=3.0,
-        height=3.0,
+        width=2.7,
+        height=2.7,
         caption=f"{text}.",
     )
 
@@ -344,6 +371,19 @@ def front(points: Sequence[tuple[float, float]]) -> list[int]:
     return found
 
 
+def aside(costs: Sequence[float], step: float) -> list[float]:
+    """Equal costs moved apart by a factor, around their place, so that their points do not hide each other.
+
+    >>> [round(x, 2) for x in aside([4.0, 1.0, 4.0], 1.21)]
+    [3.64, 1.0, 4.4]
+    """
+    found = []
+    for i, cost in enumerate(costs):
+        equal = [k for k, other in enumerate(costs) if math.isclose(other, cost, rel_tol=0.002)]
+        found.append(cost * step ** (equal.index(i) - (len(equal) - 1) / 2))
+    return found
+
+
 COSTS: dict[str, tuple[str, Callable[[float], str]]] = {
     "parameters": ("parameters", words.amount),
     "macs": ("multiply-accumulates per sample", words.amount),
@@ -351,7 +391,9 @@ COSTS: dict[str, tuple[str, Callable[[float], str]]] = {
 }
 
 
-def pareto(key: str, measured: Sequence[Measured], cost: str, colours: Mapping[str, int]) -> Chart | None:
+def pareto(
+    key: str, measured: Sequence[Measured], cost: str, colours: Mapping[str, int], *, joined: bool = True
+) -> Chart | None:
     """Accuracy against one cost, with one standard deviation up and down, and the front that nothing beats.
 
     Args:
@@ -359,6 +401,7 @@ def pareto(key: str, measured: Sequence[Measured], cost: str, colours: Mapping[s
         measured: the networks; those without the cost or the accuracy are left out.
         cost: "parameters", "macs" or "latency".
         colours: name -> number of its colour.
+        joined: whether to draw the front; False where the networks were not measured on the same data.
     """
     label, written = COSTS[cost]
     drawn = [(m, x, s) for m in measured if (x := figure(m.cost, cost)) and (s := m.summary("accuracy"))]
@@ -368,13 +411,13 @@ def pareto(key: str, measured: Sequence[Measured], cost: str, colours: Mapping[s
 
     def paint(axes: Axes) -> None:
         axes.set_xscale("log")
-        xs = [x for _, x, s in drawn]
-        low, high = min(xs) / 1.5, max(xs) * 1.5
+        low, high = min(x for _, x, _ in drawn) / 1.5, max(x for _, x, _ in drawn) * 1.5
+        xs = aside([x for _, x, _ in drawn], (high / low) ** 0.018)
         steps = [(x, 100 * s.mean) for _, x, s in best]
-        if len(steps) > 1:
+        if joined and len(steps) > 1:
             axes.step(*zip(*steps), where="post", color=GRID, linewidth=2.2, zorder=1)
         points = []
-        for m, x, s in drawn:
+        for (m, _, s), x in zip(drawn, xs):
             i = colours.get(m.name, 0)
             axes.errorbar(
                 [x],
@@ -398,15 +441,16 @@ def pareto(key: str, measured: Sequence[Measured], cost: str, colours: Mapping[s
         end_labels(axes, points)
 
     said = "; ".join(f"{m.name} {words.percent(s)} ({words.counted(s.n)}) at {written(x)}" for m, x, s in drawn)
-    undefeated = words.listing([m.name for m, _, _ in best])
+    undefeated = f" On the front, by their means: {words.listing([m.name for m, _, _ in best])}." if joined else ""
     return chart(
         key,
         f"Accuracy against {label.split(' (')[0]}",
-        f"Accuracy against {label}: {said}. On the front, by their means: {undefeated}.",
+        f"Accuracy against {label}: {said}.{undefeated}",
         paint,
         height=max(2.9, 1.0 + 0.17 * len(drawn)),
         caption="Up and to the left is better. Bars: one standard deviation over the seeds (none for a single run). "
-        "Grey steps: the front of the means.",
+        + ("Grey steps: the front of the means. " if joined else "No front: not the same data. ")
+        + "Networks of equal cost are drawn side by side.",
     )
 
 
@@ -436,14 +480,16 @@ def matrix(
     def paint(axes: Axes) -> None:
         import numpy as np
         from matplotlib.colors import to_rgb
+        from matplotlib.patches import Rectangle
 
         shades = np.sqrt(np.clip(np.asarray(values, dtype=float), 0.0, 1.0))
         if count <= 30:
             for i in range(count):
                 for j in range(count):
                     if shades[i, j] > 0.02:
-                        axes.fill_between(
-                            [j - 0.48, j + 0.48], i - 0.48, i + 0.48, color=series(0), alpha=0.72 * float(shades[i, j]), linewidth=0
+                        alpha = 0.72 * float(shades[i, j])
+                        axes.add_patch(
+                            Rectangle((j - 0.48, i - 0.48), 0.96, 0.96, color=series(0), alpha=alpha, linewidth=0)
                         )
         else:  # an image with transparency keeps the page small, and works on any ground
             picture = np.empty((count, count, 4))
@@ -458,8 +504,10 @@ def matrix(
                         axes.text(j, i, text, ha="center", va="center", fontsize=6.6 if count > 6 else 8)
         step = 1 if count <= 30 else math.ceil(count / 25)
         shown = list(range(0, count, step))
-        long = max((len(names[i]) for i in shown), default=1) > 2
-        axes.set_xticks(shown, [clip(names[i], 12) for i in shown], rotation=60 if long else 0, ha="right" if long else "center")
+        long = sum(len(clip(names[i], 12)) for i in shown) > 42  # letters that fit side by side
+        axes.set_xticks(
+            shown, [clip(names[i], 12) for i in shown], rotation=60 if long else 0, ha="right" if long else "center"
+        )
         axes.set_yticks(shown, [clip(names[i], 12) for i in shown])
         if long:
             for label in axes.get_xticklabels():
@@ -475,4 +523,4 @@ def matrix(
         axes.set_xlabel(across)
         axes.set_ylabel(down)
 
-    return chart(key, title, description, paint, width=4.6, height=4.3, caption=caption)
+    return chart(key, title, description, paint, width=4.0, height=3.9, caption=caption)

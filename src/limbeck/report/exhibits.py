@@ -45,7 +45,11 @@ def square(value: Any) -> list[list[float]] | None:
     if not isinstance(value, list) or not value or not all(isinstance(r, list) and len(r) == len(value) for r in value):
         return None
     found = [[number(v) for v in row] for row in value]
-    return [[v for v in row if v is not None] for row in found] if all(v is not None for row in found for v in row) else None
+    return (
+        [[v for v in row if v is not None] for row in found]
+        if all(v is not None for row in found for v in row)
+        else None
+    )
 
 
 def pairs(matrix: Sequence[Sequence[float]], most: int) -> list[tuple[int, int, float]]:
@@ -62,7 +66,9 @@ def _names(classes: Sequence[str], count: int) -> list[str]:
     return list(classes) if len(classes) == count else [str(i) for i in range(count)]
 
 
-def _grid(caption: str, matrix: Sequence[Sequence[float]], names: Sequence[str], across: str, down: str, form: str) -> Grid:
+def _grid(
+    caption: str, matrix: Sequence[Sequence[float]], names: Sequence[str], across: str, down: str, form: str
+) -> Grid:
     if len(matrix) <= WHOLE:
         rows = tuple((name, *(format(v, form) for v in row)) for name, row in zip(names, matrix))
         return Grid(caption, (f"{down} \\ {across}", *names), rows)
@@ -101,7 +107,9 @@ def soft_labels(run: Run) -> list[Shown]:
             cell=lambda v: f"{100 * v:.0f}" if v >= 0.005 else "",
             caption=f"Probabilities in per cent{at}, first seed; the shade is their square root, so that small ones show.",
         )
-        found.append(Shown(shown, _grid(f"Mean soft label of {model}{at}", matrix, names, "given to", "true class", ".3f"), lead))
+        found.append(
+            Shown(shown, _grid(f"Mean soft label of {model}{at}", matrix, names, "given to", "true class", ".3f"), lead)
+        )
     return found
 
 
@@ -140,7 +148,9 @@ def confusions(run: Run) -> list[Shown]:
             cell=cell,
             caption=f"{unit}, first seed; the shade is the square root. {lead}",
         )
-        found.append(Shown(shown, _grid(f"Confusions of {model}, counts", counts, names, "chosen", "true class", ".0f"), lead))
+        found.append(
+            Shown(shown, _grid(f"Confusions of {model}, counts", counts, names, "chosen", "true class", ".0f"), lead)
+        )
     return found
 
 
@@ -155,10 +165,18 @@ def calibration(run: Run, colours: Mapping[str, int]) -> list[Shown]:
         if shown is None:
             continue
         rows = tuple(
-            (f"{b['low']:.2f} to {b['high']:.2f}", f"{b['count']:.0f}", f"{b['confidence']:.3f}", f"{b['accuracy']:.3f}")
+            (
+                f"{b['low']:.2f} to {b['high']:.2f}",
+                f"{b['count']:.0f}",
+                f"{b['confidence']:.3f}",
+                f"{b['accuracy']:.3f}",
+            )
             for b in charts.filled(raw)
         )
-        grid = Grid(f"Reliability of {model}, bins that hold samples", ("confidence", "samples", "mean confidence", "right"), rows)
+        grid = Grid(
+            f"Reliability of {model}, bins that hold samples",
+            ("confidence", "samples", "mean confidence", "right"),
+            rows,
+        )
         found.append(Shown(shown, grid))
     return found
-

@@ -183,7 +183,9 @@ def overlay(attention: np.ndarray, pixels: np.ndarray | None, side: int = SIDE) 
     height, width = pixels.shape[:2] if pixels is not None else attention.shape
     scale = side / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    strength = np.asarray(Image.fromarray((attention * 255).astype(np.uint8)).resize(size, Image.Resampling.BICUBIC)) / 255.0
+    strength = (
+        np.asarray(Image.fromarray((attention * 255).astype(np.uint8)).resize(size, Image.Resampling.BICUBIC)) / 255.0
+    )
     colour = matplotlib.colormaps["inferno"](0.06 + 0.94 * strength)[..., :3]
     if pixels is not None:
         how = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
@@ -256,10 +258,20 @@ def _layer(
             said = f", correlation with the map of {models[0]} {r:.2f}" if r is not None else ""
             shown = overlay(attention, pixels)
             height, width = attention.shape
-            alt = f"Attention of {model} at {tap[model]} on {label}: {where(attention)}{said} ({width} by {height} map)."
+            alt = (
+                f"Attention of {model} at {tap[model]} on {label}: {where(attention)}{said} ({width} by {height} map)."
+            )
             pictures.append(
-                Picture(_uri(shown), alt, shown.shape[1], shown.shape[0], f"r = {r:.2f}".replace("-", "−") if r is not None else "")
+                Picture(
+                    _uri(shown),
+                    alt,
+                    shown.shape[1],
+                    shown.shape[0],
+                    f"r = {r:.2f}".replace("-", "−") if r is not None else "",
+                )
             )
         rows.append((label, sample_picture(sample, classes) if sample else None, tuple(pictures)))
-    agreement = {m: f"mean r = {sum(v) / len(v):.2f}, n = {len(v)} images".replace("-", "−") for m, v in likeness.items()}
+    agreement = {
+        m: f"mean r = {sum(v) / len(v):.2f}, n = {len(v)} images".replace("-", "−") for m, v in likeness.items()
+    }
     return Layer(title, models, tuple(rows), agreement)

@@ -171,8 +171,13 @@ def _items(value: Any) -> list[Mapping[str, Any]]:
     return [item for item in value if isinstance(item, Mapping)] if isinstance(value, list) else []
 
 
+def _metrics(value: Any) -> dict[str, float]:
+    """The metrics in a record; how many rows and which seed they come from are none."""
+    return {k: v for k, v in _numbers(value).items() if k not in ("n", "seed")}
+
+
 def _parts(value: Any) -> dict[str, dict[str, float]]:
-    return {part: _numbers(_mapping(value).get(part)) for part in ("validation", "test")}
+    return {part: _metrics(_mapping(value).get(part)) for part in ("validation", "test")}
 
 
 def _text(value: Any) -> str | None:
@@ -222,7 +227,7 @@ def _stage(raw: Mapping[str, Any], folder: Path) -> Stage:
 
 def _evaluation(raw: Mapping[str, Any]) -> Evaluation:
     results = {
-        str(model): {int(number(line.get("seed")) or 0): _numbers(line.get("metrics", line)) for line in _items(lines)}
+        str(model): {int(number(line.get("seed")) or 0): _metrics(line.get("metrics", line)) for line in _items(lines)}
         for model, lines in _mapping(raw.get("results")).items()
     }
     return Evaluation(name=str(raw.get("name", "?")), split=str(raw.get("split", "test")), results=results)
@@ -365,7 +370,7 @@ def read_curves(folder: str | Path) -> Curves:
             epochs[phase, epoch] = EpochLine(
                 phase=phase,
                 epoch=epoch,
-                validation=_numbers(line.get("validation")),
+                validation=_metrics(line.get("validation")),
                 train_loss=_numbers(line.get("train_loss")),
             )
     order = list(phases)

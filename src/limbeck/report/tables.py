@@ -28,12 +28,13 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell: what to print, a smaller second line, the value behind it, and a mood for colouring."""
+    """A cell: what to print, a smaller second line, the value behind it, a mood, and the second line for a terminal."""
 
     text: str = words.NONE
     note: str = ""
     value: Any = None
     mood: str = ""
+    brief: str | None = None
 
 
 @dataclass(frozen=True)
@@ -127,8 +128,7 @@ def _metrics(run: Run, name: str, stage: Stage | None, part: Part) -> dict[str, 
         if evaluation.split == part:
             for seed, found in evaluation.results.get(name, {}).items():
                 for metric, value in found.items():
-                    if metric != "seed":
-                        by_metric.setdefault(metric, {})[seed] = value
+                    by_metric.setdefault(metric, {})[seed] = value
     for repetition in stage.runs if stage else ():
         if repetition.status == "done":
             for metric, value in repetition.last.get(part, {}).items():
@@ -136,7 +136,9 @@ def _metrics(run: Run, name: str, stage: Stage | None, part: Part) -> dict[str, 
     if stage is not None and not stage.per_seed and stage.runs:
         # One network for all seeds: its measurement in an evaluate stage may stand under every seed, yet n is 1.
         first = stage.runs[0].seed
-        by_metric = {m: {first: v[first]} if first in v else dict([next(iter(v.items()))]) for m, v in by_metric.items()}
+        by_metric = {
+            m: {first: v[first]} if first in v else dict([next(iter(v.items()))]) for m, v in by_metric.items()
+        }
     return by_metric
 
 
@@ -208,16 +210,16 @@ def columns(part: Part, baseline: str | None) -> tuple[Column, ...]:
     against = f"Difference to {baseline}" if baseline else "Difference to baseline"
     return (
         Column("stage", "Stage", False, "the stage, and so the name of the network it made"),
-        Column("network", "Network", False, "the architecture"),
-        Column("method", "Method", False, "how it was trained"),
         Column("accuracy", "Accuracy", True, f"on the {part} part, mean ± standard deviation over the seeds"),
         Column("difference", against, True, "in percentage points, paired by seed, with its 95 % t interval"),
-        Column("agreement", "Agreement", True, "part of the test rows where student and teacher choose the same class"),
-        Column("ece", "ECE", True, "expected calibration error: how far confidence and accuracy are apart"),
         Column("parameters", "Parameters", True, "how many numbers the network has learnt"),
         Column("macs", "MACs", True, "multiply-accumulate operations for one sample"),
         Column("bytes", "Size", True, "of the weights"),
         Column("latency", "Latency", True, "median [10 % to 90 %] of one forward pass"),
+        Column("agreement", "Agreement", True, "part of the test rows where student and teacher choose the same class"),
+        Column("ece", "ECE", True, "expected calibration error: how far confidence and accuracy are apart"),
+        Column("network", "Network", False, "the architecture"),
+        Column("method", "Method", False, "how it was trained"),
     )
 
 
@@ -225,7 +227,7 @@ def _short(n: int, planned: int) -> str:
     if n == 1 and planned <= 1:
         return "single run"
     missing = f" of {planned}" if n < planned else ""
-    return f"single run, 1{missing} seeds" if n == 1 else f"n = {n}{missing} seeds"
+    return f"single run{', 1' + missing + ' seeds' if missing else ''}" if n == 1 else f"n = {n}{missing} seeds"
 
 
 def _accuracy(m: Measured, decimals: int) -> Cell:
@@ -244,7 +246,9 @@ def _difference_cell(m: Measured, baseline: str | None, decimals: int) -> Cell:
     verdict = d.verdict()
     detail = words.interval(d, decimals) + (f", n = {d.n}, {words.p_value(d.p)}" if d.p is not None else "")
     mood = {"better": "good", "worse": "bad"}.get(verdict, "plain")
-    return Cell(words.signed(d.mean, decimals), f"{verdict}; {detail}", d, mood)
+    low, high = (None if v is None else words.signed(v, decimals) for v in (d.low, d.high))
+    brief = verdict if d.n == 1 else f"[{low}, {high}]\n{verdict}, n = {d.n}"
+    return Cell(words.signed(d.mean, decimals), f"{verdict}; {detail}", d, mood, brief)
 
 
 def _plain_metric(summary: Summary | None, text: str, planned: int) -> Cell:
@@ -257,17 +261,20 @@ def _cost_cell(m: Measured, teacher: Measured | None, what: str) -> Cell:
         return Cell()
     more, less = {"latency": ("faster", "slower"), "bytes": ("smaller", "larger")}.get(what, ("fewer", "more"))
     factor = m.factor(teacher, what)
-    note = f"{words.times(factor, more, less)}" if factor else ""
+    note = words.times(factor, more, less) if factor else ""
+    brief = f"1/{factor:.3g}" if factor else ""
     if what == "bytes":
-        return Cell(words.size(value), note, value)
+        return Cell(words.size(value), note, value, "", brief)
     if what != "latency":
-        return Cell(words.amount(value), note, value)
+        return Cell(words.amount(value), note, value, "", brief)
     latency = m.cost["latency"]
     low, high = number(latency.get("p10_ms")), number(latency.get("p90_ms"))
-    reach = f" [{low:.3g} to {high:.3g}]" if low is not None and high is not None else ""
+    reach = f"[{low:.3g} to {high:.3g}]" if low is not None and high is not None else ""
     n = number(latency.get("n"))
-    details = [note, f"n = {n:.0f}" if n else "", f"batch {latency.get('batch', 1)}"]
-    return Cell(words.milliseconds(value) + reach, ", ".join(d for d in details if d), value)
+    counted = f"n = {n:.0f}" if n else ""
+    details = [" ".join(t for t in (reach, counted) if t), note]
+    short = "\n".join(t for t in (reach.replace(" to ", ", "), counted, brief) if t)
+    return Cell(words.milliseconds(value), ", ".join(d for d in details if d), value, "", short)
 
 
 def row(m: Measured, everything: Mapping[str, Measured], decimals: int, baseline: str | None) -> tuple[Cell, ...]:
@@ -281,13 +288,13 @@ def row(m: Measured, everything: Mapping[str, Measured], decimals: int, baseline
     rows = f"on {stage.rows:,} rows" if stage and stage.rows else ""
     return (
         Cell(m.name, ", ".join(t for t in (taught, rows) if t), m.name),
-        Cell(stage.network if stage and stage.network else words.NONE, "", stage.network if stage else None),
-        Cell(method, settings, method),
         accuracy,
         _difference_cell(m, baseline, decimals),
+        *(_cost_cell(m, teacher, what) for what in ("parameters", "macs", "bytes", "latency")),
         _plain_metric(agreement, words.percent(agreement, decimals) if agreement else "", m.planned),
         _plain_metric(ece, words.fraction(ece) if ece else "", m.planned),
-        *(_cost_cell(m, teacher, what) for what in ("parameters", "macs", "bytes", "latency")),
+        Cell(stage.network if stage and stage.network else words.NONE, "", stage.network if stage else None),
+        Cell(method, settings, method, "", ""),
     )
 
 
@@ -297,7 +304,9 @@ def cautions(run: Run, measured: Sequence[Measured]) -> tuple[str, ...]:
     part = part_of(run)
     ns = {s.n for m in measured if m.stage and (s := m.summary("accuracy"))}
     if part == "validation" and ns:
-        found.append("No test part was measured: the figures are from the validation part, which a choice may have used.")
+        found.append(
+            "No test part was measured: the figures are from the validation part, which a choice may have used."
+        )
     if ns and max(ns) == 1:
         found.append(
             "Single run: one seed says nothing about spread, so no difference here is a result. Three or more seeds are."
@@ -328,10 +337,12 @@ def cautions(run: Run, measured: Sequence[Measured]) -> tuple[str, ...]:
 
 def _latency_words(run: Run, measured: Sequence[Measured]) -> str:
     latency = next(m.cost["latency"] for m in measured if figure(m.cost, "latency"))
-    device = words.listing([str(run.machine[k]) for k in ("device", "processor") if run.machine.get(k)])
-    threads = f", {latency['threads']} thread(s)" if latency.get("threads") else ""
+    known = (latency.get("device") or run.machine.get("device"), run.machine.get("processor"))
+    device = ", ".join(str(name) for name in known if name)
+    count = number(latency.get("threads"))
+    threads = f", {count:.0f} thread{'' if count == 1 else 's'}" if count else ""
     clock = f", clock {latency['clock']}" if latency.get("clock") else ""
-    return f"Latency was measured on {device or 'an unnamed device'}{threads}{clock}; it holds for that machine only."
+    return f"Latency was measured on {device or 'an unnamed device'}{threads}{clock}, in batches of {latency.get('batch', 1)}; it holds for that machine only."
 
 
 def results(run: Run) -> Table:
@@ -358,22 +369,30 @@ def results(run: Run) -> Table:
 
 def render_text(table: Table, *, notes: bool = True) -> rich.table.Table:
     """The table for a terminal; columns in which every cell is empty are left out."""
+    import rich.box
     import rich.table
     from rich.text import Text
 
     caption = "\n".join(table.notes) if notes and table.notes else None
-    shown = rich.table.Table(title=Text(table.caption), caption=Text(caption) if caption else None, caption_justify="left")
+    shown = rich.table.Table(
+        title=Text(table.caption),
+        caption=Text(caption) if caption else None,
+        caption_justify="left",
+        box=rich.box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
     kept = [i for i, _ in enumerate(table.columns) if any(r[i].text != words.NONE for r in table.rows) or i == 0]
     for i in kept:
         column = table.columns[i]
-        shown.add_column(Text(column.label), justify="right" if column.numeric else "left")
+        shown.add_column(Text(column.label), justify="right" if column.numeric else "left", overflow="fold")
     styles = {"good": "green", "bad": "red"}
     for cells in table.rows:
         line = []
         for i in kept:
             text = Text(cells[i].text, style=styles.get(cells[i].mood, ""))
-            if cells[i].note:
-                text.append("\n" + cells[i].note, style="dim")
+            brief = cells[i].note if cells[i].brief is None else cells[i].brief
+            if brief:
+                text.append(f"\n{brief}", style="dim")
             line.append(text)
         shown.add_row(*line)
     return shown

@@ -60,7 +60,8 @@ def _size(m: Measured, everything: dict[str, Measured]) -> str:
 
 def _compared(m: Measured, rival: Measured, decimals: int) -> tuple[str, str]:
     ours, theirs, d = m.summary("accuracy"), rival.summary("accuracy"), m.difference
-    assert ours is not None and theirs is not None and d is not None
+    if ours is None or theirs is None or d is None:
+        raise ValueError(f"{m.name} and {rival.name} are not both measured")
     here, there = words.percent(ours, decimals), words.percent(theirs, decimals)
     change = words.signed(d.mean, decimals)
     if d.n == 1:
@@ -88,7 +89,9 @@ def _further(measured: Sequence[Measured], chosen: Measured) -> str:
         groups.setdefault(m.difference.verdict(), []).append(m.name)
     order = ("better", "no clear difference", "worse", "single run")
     told = "; ".join(f"{word}: {words.listing(groups[word])}" for word in order if word in groups)
-    return f"Of {len(compared)} distilled networks {chosen.name} is the best on the validation part. All of them: {told}."
+    return (
+        f"Of {len(compared)} distilled networks {chosen.name} is the best on the validation part. All of them: {told}."
+    )
 
 
 def verdict(run: Run) -> Sentence:
@@ -114,5 +117,8 @@ def verdict(run: Run) -> Sentence:
         summary = chosen.summary("accuracy")
         assert summary is not None
         counted = words.counted(summary.n)
-        text, mood = f"{chosen.name} reaches {words.percent(summary, decimals)} ({counted}), compared with nothing", "plain"
+        text, mood = (
+            f"{chosen.name} reaches {words.percent(summary, decimals)} ({counted}), compared with nothing",
+            "plain",
+        )
     return Sentence(f"{prefix}{text}{_size(chosen, everything)}.", mood, _further(measured, chosen))

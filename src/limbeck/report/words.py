@@ -161,7 +161,9 @@ def method_words(method: Mapping[str, Any]) -> tuple[str, str]:
     >>> method_words({"kind": "kd", "temperature": 4.0, "pairs": None})
     ('kd', 'temperature 4')
     """
-    settings = ", ".join(f"{k.replace('_', ' ')} {plain(v)}" for k, v in method.items() if k != "kind" and v is not None)
+    settings = ", ".join(
+        f"{k.replace('_', ' ')} {plain(v)}" for k, v in method.items() if k != "kind" and v is not None
+    )
     return str(method.get("kind", NONE)), settings
 
 

@@ -1,0 +1,88 @@
+"""What only a look at the networks can tell about a recipe: options, weights, layers, class counts.
+
+Every network is built and every method takes one step on a made-up batch, without training anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from limbeck.data.spec import CIFAR10, Digits
+from limbeck.engine.loop import own_random_numbers, rehearse, seed_everything
+from limbeck.errors import LimbeckError, NonFiniteError
+from limbeck.models import build, load_weights
+from limbeck.phase import Batch
+from limbeck.recipe import Distill, Evaluate, Model, Path, Recipe, Train
+
+
+def data_shape(recipe: Recipe) -> tuple[tuple[int, int, int], int]:
+    """Shape of one image and number of classes; files are read only where the source does not fix them."""
+    if isinstance(recipe.data.source, Digits):
+        return (1, 8, 8), 10
+    if isinstance(recipe.data.source, CIFAR10):
+        return (3, 32, 32), 10
+    from limbeck.data import load
+
+    splits = load(recipe.data)
+    return splits.shape, len(splits.classes)
+
+
+def deep(recipe: Recipe) -> list[tuple[Path, str]]:
+    """Every problem that building the networks and one dry step of each method bring up, with its place."""
+    try:
+        shape, classes = data_shape(recipe)
+    except LimbeckError as error:
+        return [(("data",), str(error))]
+    with own_random_numbers():
+        seed_everything(0)
+        found: list[tuple[Path, str]] = []
+        built: dict[str, nn.Module] = {}
+        for name, blueprint in recipe.models.items():
+            try:
+                built[name] = _build(blueprint, shape, classes)
+            except LimbeckError as error:
+                found.append((("models", name), str(error)))
+                continue
+            if blueprint.weights:
+                try:
+                    load_weights(built[name], blueprint.weights)
+                except LimbeckError as error:
+                    found.append((("models", name, "weights"), str(error)))
+        return found + _stages(recipe, built, shape, classes)
+
+
+def _build(blueprint: Model, shape: tuple[int, int, int], classes: int) -> nn.Module:
+    return build(blueprint.name, **{"classes": classes, "in_channels": shape[0], "size": shape[1], **blueprint.options})
+
+
+def _stages(
+    recipe: Recipe, built: Mapping[str, nn.Module], shape: tuple[int, int, int], classes: int
+) -> list[tuple[Path, str]]:
+    found: list[tuple[Path, str]] = []
+    shelf: dict[str, nn.Module] = dict(built)
+    batch = Batch(torch.rand(4, *shape), torch.arange(4) % classes, torch.arange(4), torch.zeros(4, dtype=torch.int64))
+    for index, stage in enumerate(recipe.stages):
+        if isinstance(stage, Evaluate):
+            continue
+        roles = _roles(stage)
+        if any(name not in shelf for name in roles.values()):
+            continue  # its network could not be built, which has been said
+        models: dict[str, Any] = {role: shelf[name] for role, name in roles.items()}
+        try:
+            rehearse(stage.method, models, batch, classes)
+        except NonFiniteError:
+            pass  # made-up images through fresh weights prove nothing about real ones
+        except LimbeckError as error:
+            found.append((("stages", index, "method"), str(error)))
+        shelf[stage.name] = models["student"]
+    return found
+
+
+def _roles(stage: Train | Distill) -> dict[str, str]:
+    if isinstance(stage, Train):
+        return {"student": stage.model}
+    return {"student": stage.student, "teacher": stage.teacher}

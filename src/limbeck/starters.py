@@ -1,0 +1,145 @@
+"""``limbeck new METHOD``: a commented recipe to start from, on data that is always there.
+
+The text is made from the method's own dataclass, so that it can name no setting that does not exist.
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from typing import Any
+
+from limbeck import catalog
+from limbeck.catalog import Entry
+from limbeck.config.docs import attributes
+from limbeck.config.dump import flow, to_plain
+from limbeck.config.fields import default_of, fields_of, has_default, key_of
+
+_HEAD = """\
+# {title}
+{paper}
+#
+# Check it:  limbeck check FILE
+# Run it:    limbeck run FILE --out runs/{name}
+# Change it: limbeck run FILE --set stages.{name}.training.epochs=60 --out runs/{name}-60
+#
+# What is commented out shows the default.  A weight may also be a ramp over training: {{start: 4, end: 1}}.
+# All keys: limbeck schema.  About the method: limbeck methods {name}.
+
+name: digits-{name}
+
+data:
+  source: digits         # or cifar10, or {{kind: parquet, train: ...}}, {{kind: image_folder, train: ...}}
+  validation: 0.1        # held out of the training rows: a part, or a number of rows
+  # augment: {{crop: 0, flip: false, cutout: 0}}
+
+seeds: [0, 1, 2]         # one repetition each; three or more make a result
+"""
+
+_ALONE = """
+models:
+  student: digits_cnn_thin   # any name from: limbeck models
+
+stages:
+  - kind: train
+    name: {name}
+    model: student
+    method:
+      kind: {name}
+{settings}
+    training:
+{training}
+"""
+
+_TAUGHT = """
+models:
+  teacher: digits_cnn        # any name from: limbeck models; with "weights: FILE" it needs no training here
+  student: digits_cnn_thin
+
+stages:
+  - kind: train
+    name: teacher
+    model: teacher
+    per_seed: false          # one teacher, shared by all seeds
+    training:
+{training}
+
+  - kind: train              # the yardstick: the same student, from the same weights, with labels alone
+    name: alone
+    model: student
+    training:
+{training}
+
+  - kind: distill
+    name: {name}
+    student: student
+    teacher: teacher
+    method:
+      kind: {name}
+{settings}
+    training:
+{training}
+"""
+
+_TRAINING = """\
+      epochs: 30
+      batch_size: 64
+      optimizer: {kind: sgd, lr: 0.1, momentum: 0.9, nesterov: true, weight_decay: 5e-4}
+      schedule: {kind: cosine}
+"""
+
+# Settings that a method needs to learn from the starter's data, each with its reason.
+_ADAPTED: dict[str, dict[str, tuple[Any, str]]] = {
+    "sigmoid_kd": {"hard": (0, "digits have one class each; labels for this method say yes or no to every class")},
+}
+
+
+def starter(method: str) -> str:
+    """A recipe for the method, as text.
+
+    Raises:
+        NameUnknown: there is no such method; the message has near names.
+
+    >>> print(starter("kd").splitlines()[0])
+    # kd: softened class probabilities of the teacher
+    """
+    entry = catalog.find("method", method)
+    body = _ALONE if entry.family == "labels" else _TAUGHT
+    head = _HEAD.format(
+        title=f"{entry.name}: {entry.title}", paper=_comment(entry.paper, "# ") or "# ", name=entry.name
+    )
+    return head + body.format(name=entry.name, settings=_settings(entry), training=_TRAINING.rstrip("\n"))
+
+
+def _settings(entry: Entry) -> str:
+    """The method's settings below its kind: presets, then one block each."""
+    from limbeck.methods.presets import PRESETS
+
+    cls = entry.load()
+    docs = attributes(cls)
+    lines = []
+    if presets := PRESETS.get(entry.name):
+        lines.append(
+            f"      # preset: {next(iter(presets))}    # published settings to start from: {', '.join(presets)}"
+        )
+    for name, field in fields_of(cls).items():
+        key = key_of(name, named=True)
+        adapted = _ADAPTED.get(entry.name, {}).get(name)
+        if adapted is not None:
+            lines.append(f"      {key}: {flow(adapted[0])}    # {adapted[1]}")
+        elif has_default(field):
+            lines.append(f"      # {key}: {flow(to_plain(default_of(field)))}")
+        else:
+            lines.append(f"      {key}:    # needed")
+        if name in docs:
+            lines.append(_comment(_as_yaml(docs[name]), "      #     "))
+    return "\n".join(lines)
+
+
+def _comment(text: str, indent: str) -> str:
+    return "\n".join(textwrap.wrap(text, 112, initial_indent=indent, subsequent_indent=indent))
+
+
+def _as_yaml(text: str) -> str:
+    """Python's words in a docstring, as YAML writes them."""
+    return re.sub(r"\b(None|True|False)\b", lambda found: {"None": "null"}.get(found[0], found[0].lower()), text)
