@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,13 @@ from limbeck import record as files
 from limbeck.compress import cost as costs
 from limbeck.data.iterables import to_batch
 from limbeck.engine.evaluate import agreement, metrics, predictions
-from limbeck.engine.loop import Fit, Stop, fit, identity
+from limbeck.engine.loop import Fit, Stop, fit, identity, own_random_numbers, seed_everything
 from limbeck.engine.progress import watch_for
 from limbeck.engine.team import Team, alone
 from limbeck.errors import DataError, LimbeckError, RunFolderError
 from limbeck.methods.response import KD, Supervised
 from limbeck.models.weights import load_weights, save_weights
-from limbeck.phase import Batch, Method
+from limbeck.phase import Batch, Method, seed_for
 from limbeck.settings import Optimizer, Training
 from limbeck.taps import original
 
@@ -246,11 +247,9 @@ def _train(
     held = None if validation is None else Batches(validation, "the validation batches")
     team, student = alone(device), original(models["student"])
     folder = None if out is None else Path(out)
-    if folder is None:
-        record = _fit(models, loader, method, training, seed, team, tests, held, None, quiet)
-    else:
-        with files.locked(folder):
-            record = _fit(models, loader, method, training, seed, team, tests, held, folder, quiet)
+    with own_random_numbers(), nullcontext() if folder is None else files.locked(folder):
+        seed_everything(seed_for(seed, "distill", "measure"))  # the loaders of the user draw from global numbers
+        record = _fit(models, loader, method, training, seed, team, tests, held, folder, quiet)
     # On the module itself, not among its parts: neither state_dict nor parameters see it.
     object.__setattr__(student, "record", record)
     if student is not models["student"]:

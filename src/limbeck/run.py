@@ -31,6 +31,7 @@ from limbeck.recipe import Distill, Evaluate, Machine, Model, Recipe, Train, bas
 from limbeck.report.page import write_report
 from limbeck.report.read import read_run
 from limbeck.report.tables import render_text, results
+from limbeck.report.verdict import verdict
 
 Trained = Train | Distill
 
@@ -80,8 +81,10 @@ def run(
 
 
 def show(folder: Path, console: Console) -> None:
-    """Print a run's table and where its report is."""
-    console.print(render_text(results(read_run(folder))))
+    """Print a run's table, its verdict, and where its report is."""
+    done = read_run(folder)
+    console.print(render_text(results(done), width=console.width))
+    console.print(verdict(done).text, highlight=False, markup=False)
     console.print(f"report: {folder / 'report.html'}", highlight=False, soft_wrap=True)
 
 
@@ -292,10 +295,12 @@ def _begin(
     recipe: Recipe, data: Splits, machine: Machine, command: str, team: Team, kept: Mapping[str, Any]
 ) -> dict[str, Any]:
     stages: list[dict[str, Any]] = []
-    plain = config.to_data(recipe, defaults=True)["stages"]
+    plain = config.to_data(recipe)["stages"]
     before = {s.get("name"): s for s in kept.get("stages", [])}
     for stage, said in zip(recipe.stages, plain, strict=True):
         line = {**said, "name": stage.name}
+        if isinstance(line.get("method"), str):
+            line["method"] = {"kind": line["method"]}
         if isinstance(stage, Evaluate):
             line |= {"kind": "evaluate", "results": {}}
         else:
@@ -315,6 +320,7 @@ def _begin(
         "finished": kept.get("finished"),
         "command": command,
         "recipe": config.to_data(recipe),
+        "recipe_in_full": config.to_data(recipe, defaults=True),
         "recipe_hash": config.recipe_hash(recipe),
         "commit": record.commit(),
         "versions": record.versions(),

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import dropwhile
 from typing import Any, NamedTuple
 
 import torch
@@ -112,14 +113,18 @@ class Tapped(nn.Module):
         for module, _ in self._compiled_parts:
             module._compiled_call_impl = None
         self._handles = []
-        for tap in self.taps:
-            module, before = find(self.model, tap)
-            if before:
-                self._handles.append(module.register_forward_pre_hook(self._before(tap), with_kwargs=True))
-            else:
-                self._handles.append(module.register_forward_hook(self._after(tap)))
-        if example is not None:
-            self._rehearse(example)
+        try:
+            for tap in self.taps:
+                module, before = find(self.model, tap)
+                if before:
+                    self._handles.append(module.register_forward_pre_hook(self._before(tap), with_kwargs=True))
+                else:
+                    self._handles.append(module.register_forward_hook(self._after(tap)))
+            if example is not None:
+                self._rehearse(example)
+        except BaseException:  # the model must not keep the hooks of a window that never was
+            self.close()
+            raise
 
     def _record(self, tap: str, value: Any) -> None:
         if not self._open:
@@ -132,7 +137,7 @@ class Tapped(nn.Module):
         tensor = _tensor(value, tap)
         self._seen[tap] = tensor.clone() if tap in self._copied else tensor
         if not torch.compiler.is_compiling():
-            self._versions[tap] = (tensor, tensor._version if not tensor.is_inference() else 0)
+            self._versions[tap] = (tensor, _version(tensor))
         if self.stop and len(self._seen) == len(self.taps):
             raise _Stop
 
@@ -151,12 +156,16 @@ class Tapped(nn.Module):
     def _rehearse(self, example: Any) -> None:
         stop, self.stop = self.stop, False
         self._copied = set()
-        with quiet(self.model):
+        with quiet(self.model), _awake(self.model):
             self._versions = {}
             self._run(example)
-        self._copied = {t for t, (tensor, version) in self._versions.items() if tensor._version != version}
+        self._copied = self._overwritten()
         self._versions = {}
         self.stop = stop
+
+    def _overwritten(self) -> set[str]:
+        """The taps whose tensors were changed in place after they had been seen."""
+        return {tap for tap, (tensor, version) in self._versions.items() if _version(tensor) != version}
 
     def _run(self, inputs: Any) -> Seen:
         self._seen, self._open = {}, True
@@ -179,7 +188,13 @@ class Tapped(nn.Module):
     def forward(self, inputs: Any) -> Seen:
         seen = self._run(inputs)
         if not torch.compiler.is_compiling():
+            lost = self._overwritten() - self._copied
             self._versions = {}
+            if lost:
+                raise TapError(
+                    f"tap {', '.join(map(repr, sorted(lost)))} was overwritten by a later layer of {title(self.model)}, "
+                    "in training mode only; turn inplace=True off there, or tap another layer"
+                )
         return seen
 
     def close(self) -> None:
@@ -196,6 +211,21 @@ class Tapped(nn.Module):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _version(tensor: Tensor) -> int:
+    """How often a tensor was changed in place; inference tensors do not count."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
+@contextmanager
+def _awake(model: nn.Module) -> Iterator[None]:
+    """Dropouts that overwrite their input do so in training mode only: a rehearsal has to let them."""
+    drops = [m for m in model.modules() if isinstance(m, nn.modules.dropout._DropoutNd) and m.inplace]
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count()), enabled=bool(drops)):
+        for module in drops:
+            module.training = True
+        yield
 
 
 @contextmanager
@@ -268,6 +298,7 @@ class _Event(NamedTuple):
     name: str
     value: Tensor
     leaf: bool
+    active: bool
 
 
 def _events(model: nn.Module, inputs: Any) -> list[_Event]:
@@ -284,7 +315,8 @@ def _events(model: nn.Module, inputs: Any) -> list[_Event]:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
             runs[name] = runs.get(name, 0) + 1
             if isinstance(output, Tensor) and output.is_floating_point():
-                events.append(_Event(name, output, not any(True for _ in module.children())))
+                active = type(module).__module__ == "torch.nn.modules.activation"
+                events.append(_Event(name, output, not any(True for _ in module.children()), active))
 
         return hook
 
@@ -301,7 +333,8 @@ def _events(model: nn.Module, inputs: Any) -> list[_Event]:
             continue
         before = best.pop(id(event.value), None)
         deeper = before is not None and before.name.count(".") < event.name.count(".")
-        best[id(event.value)] = before if before is not None and deeper else event
+        chosen = before if before is not None and deeper else event
+        best[id(event.value)] = chosen._replace(active=event.active or (before is not None and before.active))
     return list(best.values())
 
 
@@ -336,8 +369,9 @@ def hidden_layers(model: nn.Module, inputs: Any) -> list[tuple[str, tuple[int, .
     """The hidden layers of a network without maps: (path, shape) of its activations, first to last."""
     events = [e for e in _events(model, inputs) if e.value.ndim in (2, 3)]
     modules = dict(original(model).named_modules())
-    active = [e for e in events if e.leaf and type(modules[e.name]).__module__ == "torch.nn.modules.activation"]
-    chosen = active or events[:-1]
+    # What comes before the first weights (a flattening, say) is still the input.
+    weighted = list(dropwhile(lambda e: next(modules[e.name].parameters(), None) is None, events))
+    chosen = [e for e in events if e.active] or weighted[:-1]
     return [(e.name, tuple(e.value.shape)) for e in chosen]
 
 

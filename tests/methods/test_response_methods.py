@@ -70,6 +70,18 @@ def test_supervised_is_smoothed_cross_entropy():
     assert terms["ce"].weight == 1.0
 
 
+def test_supervised_learns_multi_hot_labels_when_scores_are_independent():
+    rows = [[1.0, -2.0, 0.5]]
+    cast = fixed(rows, rows, [0])
+    batch = Batch(cast.example.inputs, torch.tensor([[1.0, 0.0, 1.0]]))
+    ((_, terms),) = run(only(Supervised(sigmoid=True).phases(cast)), batch)
+    sigmoid = [1 / (1 + np.exp(-z)) for z in rows[0]]
+    wanted = -(np.log(sigmoid[0]) + np.log(1 - sigmoid[1]) + np.log(sigmoid[2]))
+    assert terms["bce"].value.item() == pytest.approx(wanted, rel=1e-6)
+    with pytest.raises(HyperParameterError, match="0 with sigmoid scores"):
+        Supervised(sigmoid=True, label_smoothing=0.1)
+
+
 def test_kd_without_hard_labels_takes_unlabelled_batches():
     cast = stage(batch=images(labels=False))
     ((_, terms),) = run(only(KD(hard=0.0, soft=1.0).phases(cast)), images(labels=False))

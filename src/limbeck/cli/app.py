@@ -55,7 +55,7 @@ def _options(
 @app.command()
 def quickstart(
     out: Annotated[Path, typer.Option("--out", "-o", help="folder for the run")] = Path("runs/quickstart"),
-    seeds: Annotated[int, typer.Option(min=1, help="repetitions; three or more make a result")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, help="repetitions; three or more make a result")] = 5,
     quiet: Quiet = False,
 ) -> None:
     """Distil a small digits network in a minute.
@@ -65,7 +65,7 @@ def quickstart(
     \b
     Example:
       limbeck quickstart
-      limbeck quickstart --out runs/first --seeds 5
+      limbeck quickstart --out runs/first --seeds 3
     """
     from limbeck.quickstart import run
 

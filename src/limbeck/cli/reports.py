@@ -13,7 +13,8 @@ def print_report(folder: Path, *, open_page: bool) -> None:
     from limbeck.report.read import read_run
     from limbeck.report.tables import render_text, results
 
-    say.wide().print(render_text(results(read_run(folder))))
+    out = say.wide()
+    out.print(render_text(results(read_run(folder)), width=out.width))
     page = write_report(folder)
     say.line(f"report: {page}")
     if open_page:
@@ -29,7 +30,8 @@ def print_comparison(folders: Sequence[Path], page: Path | None) -> None:
     from limbeck.report.compare import compare, write_compare
     from limbeck.report.tables import render_text
 
-    say.wide().print(render_text(compare(folders)))
+    out = say.wide()
+    out.print(render_text(compare(folders), width=out.width))
     if page is not None:
         write_compare(folders, page)
         say.line(f"page: {page}")

@@ -35,6 +35,7 @@ class Position:
         best: the best validation measure so far, and when.
         history: what was measured at the ends of epochs.
         log_bytes: how long steps.jsonl was.
+        waiting: steps whose line in steps.jsonl is not due yet, with their terms.
         finished: the stage needs no more training.
     """
 
@@ -47,6 +48,7 @@ class Position:
     best: dict[str, Any] | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
     log_bytes: int = 0
+    waiting: list[tuple[int, dict[str, float]]] = field(default_factory=list)
     finished: bool = False
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -32,7 +32,7 @@ def to_device(batch: Batch, device: torch.device, channels_last: bool = False) -
             return value.to(device, non_blocking=True, memory_format=torch.channels_last)
         return value.to(device, non_blocking=True)
 
-    inputs = {k: move(v) for k, v in batch.inputs.items()} if isinstance(batch.inputs, dict) else move(batch.inputs)
+    inputs = {k: move(v) for k, v in batch.inputs.items()} if isinstance(batch.inputs, Mapping) else move(batch.inputs)
     return Batch(inputs, move(batch.targets), batch.rows, batch.views)
 
 
@@ -45,6 +45,7 @@ def predictions(
 
     Raises:
         DataError: there were no batches.
+        TargetError: some batches had targets, and others none.
     """
     logits, targets = [], []
     with quiet(model):
@@ -57,6 +58,8 @@ def predictions(
                 targets.append(torch.as_tensor(batch.targets).cpu())
     if not logits:
         raise DataError("there is nothing to evaluate on: the batches ran out before the first one")
+    if targets and len(targets) < len(logits):
+        raise TargetError(f"{len(targets)} of {len(logits)} batches have targets; to evaluate, all must have them or none")
     return torch.cat(logits), torch.cat(targets) if targets else None
 
 

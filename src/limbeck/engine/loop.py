@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,11 +24,11 @@ from limbeck.engine import optim
 from limbeck.engine.checkpoint import Position
 from limbeck.engine.evaluate import autocast, to_device
 from limbeck.engine.team import Team, alone
-from limbeck.errors import Interrupted, LimbeckError, NonFiniteError
+from limbeck.errors import Interrupted, LimbeckError, NonFiniteError, RunFolderError
 from limbeck.models import save_weights
 from limbeck.phase import Batch, Cast, Method, Moment, Phase, Update, seed_for
 from limbeck.settings import Training, divide_epochs
-from limbeck.taps import Tapped
+from limbeck.taps import Tapped, original
 
 LINES_PER_EPOCH = 25
 
@@ -84,20 +85,20 @@ class Fit:
 @contextmanager
 def own_random_numbers() -> Iterator[None]:
     """Give the caller back its global random state afterwards."""
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  (the user's global state is what is kept)
+    python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         try:
             yield
         finally:
             random.setstate(python)
-            np.random.set_state(numpy)  # noqa: NPY002
+            np.random.set_state(numpy)
 
 
 def seed_everything(seed: int) -> None:
     """Seed torch, Python and NumPy: users' data sets draw from any of them."""
     torch.manual_seed(seed)
     random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002
+    np.random.seed(seed % 2**32)
 
 
 def identity(name: str, seed: int, method: Method, training: Training) -> str:
@@ -199,17 +200,15 @@ class _Session:
         with autocast(team.device, training.precision):
             self.phases = list(method.phases(Cast(models=models, example=example, classes=classes)))
         self.example = example
-        self.student = models["student"]
-        self.kept: dict[str, nn.Module] = {}
+        self.student = original(models["student"])
         for phase in self.phases:
             for module in phase.modules.values():
                 self._settle(module)
-            for owned in phase.trains.values():
-                self.kept.update({role: phase.modules[role] for role in owned})
+        self.kept = _kept(self.phases)
         budget = iter(divide_epochs(training.epochs, [p.share for p in self.phases if p.epochs is None]))
         self.epochs = [p.epochs if p.epochs is not None else next(budget) for p in self.phases]
         self.position = Position()
-        self.pending: list[tuple[int, dict[str, Tensor]]] = []
+        self.pending: list[tuple[str, int, dict[str, Tensor]]] = []
         self.average: AveragedModel | None = None
         self.fit = Fit()
 
@@ -281,7 +280,7 @@ class _Session:
             if group
         }
         last = index == len(self.phases) - 1
-        trains_student = any(m is self.student for modules in owned.values() for m in modules)
+        trains_student = any(original(m) is self.student for modules in owned.values() for m in modules)
         if last and self.training.ema is not None and trains_student:
             self.average = AveragedModel(self.student, multi_avg_fn=get_ema_multi_avg_fn(self.training.ema))
             self.kept["average"] = self.average
@@ -356,7 +355,7 @@ class _Session:
             stopping, saving = self._asked(now - saved > self.training.checkpoint)
             if stopping or saving:
                 at.seconds, started, seen_before = at.seconds + now - started, now, at.images
-                self._flush(phase, epoch, rates)
+                self._collect()
                 self._save(optimizers)
                 saved = time.perf_counter()
             if stopping:
@@ -413,6 +412,11 @@ class _Session:
                     update = self._next(step, phase, batch)
                 if update is None:
                     continue
+                if player not in (None, update.player):
+                    raise LimbeckError(
+                        f"phase {phase.name!r} asks for a step of {player!r} for one part of a batch and of {update.player!r} "
+                        "for another; with training.accumulate, the order of players must not depend on the samples"
+                    )
                 player = update.player
                 loss = self._sum(update, size * self.team.world / whole, size / mine, terms, phase, batch)
                 if player not in optimizers:
@@ -431,14 +435,14 @@ class _Session:
             optimizers[player].step()
             optimizers[player].zero_grad(set_to_none=True)
         if terms:
-            self.pending.append((self.position.global_step, terms))
+            self.pending.append((self._place(phase, batch), self.position.global_step, terms))
         return whole
 
     def _next(self, step: Iterator[Update], phase: Phase, batch: Batch) -> Update | None:
         try:
             return next(step, None)
         except NonFiniteError as error:
-            raise NonFiniteError(self._where(phase, batch, str(error))) from error
+            raise NonFiniteError(self._where(self._place(phase, batch), str(error))) from error
 
     def _sum(
         self, update: Update, share: float, part: float, terms: dict[str, Tensor], phase: Phase, batch: Batch
@@ -456,43 +460,47 @@ class _Session:
         values[f"{update.player}/loss"] = total.detach()
         # On a CPU this look is free, and comes before the weights have moved.
         if total.device.type == "cpu" and not math.isfinite(total.item()):
-            raise NonFiniteError(self._where(phase, batch, _culprit({k: v.item() for k, v in values.items()})))
+            raise NonFiniteError(self._where(self._place(phase, batch), _culprit({k: v.item() for k, v in values.items()})))
         for name, value in values.items():
             terms[name] = terms[name] + part * value if name in terms else part * value
         return share * total
 
-    def _where(self, phase: Phase, batch: Batch, what: str) -> str:
+    def _place(self, phase: Phase, batch: Batch) -> str:
         at = self.position
-        rows = "" if batch.rows is None else f"; rows {batch.rows[:8].tolist()} ..."
-        kept = ""
-        if self.folder is not None:
-            kept = f" The last good checkpoint is kept in {self.folder}."
-        return (
-            f"{self.name}, {phase.name}, epoch {at.epoch + 1}, step {at.step + 1}: {what}{rows}.{kept} "
-            "Try a lower learning rate, gradient clipping (training.clip), or fp32."
-        )
+        rows = "" if batch.rows is None else f", rows {batch.rows[:8].tolist()} ..."
+        return f"{self.name}, {phase.name}, epoch {at.epoch + 1}, step {at.step + 1}{rows}"
+
+    def _where(self, place: str, what: str) -> str:
+        kept = "" if self.folder is None else f" The last good checkpoint is kept in {self.folder}."
+        return f"{place}: {what}.{kept} Try a lower learning rate, gradient clipping (training.clip), or fp32."
+
+    def _collect(self) -> None:
+        """Bring the terms of the last steps to the CPU at once, and check them."""
+        pending, self.pending = self.pending, []
+        if not pending:
+            return
+        values = iter(torch.stack([v.float() for *_, terms in pending for v in terms.values()]).tolist())
+        for place, step, terms in pending:
+            row = {name: next(values) for name in terms}
+            if not all(map(math.isfinite, row.values())):
+                raise NonFiniteError(self._where(place, _culprit(row)))
+            self.position.waiting.append((step, row))
 
     def _flush(self, phase: Phase, epoch: float, rates: Mapping[str, float]) -> dict[str, float]:
-        """Bring the terms of the last steps to the CPU at once: checked, written, and given back as means."""
-        if not self.pending:
+        """Write the terms of the last steps into the log, and give them back, as means."""
+        self._collect()
+        waiting, self.position.waiting = self.position.waiting, []
+        if not waiting:
             return {}
-        pending, self.pending = self.pending, []
-        values = iter(torch.stack([v.float() for _, terms in pending for v in terms.values()]).tolist())
-        rows = [(step, {name: next(values) for name in terms}) for step, terms in pending]
         found: dict[str, list[float]] = {}
-        for step, row in rows:
-            if not all(map(math.isfinite, row.values())):
-                raise NonFiniteError(
-                    f"{self.name}, {phase.name}, step {step + 1}: {_culprit(row)}. "
-                    "The last good checkpoint is kept. Try a lower learning rate, clipping, or fp32."
-                )
+        for _, row in waiting:
             for name, value in row.items():
                 found.setdefault(name, []).append(value)
         means = {name: sum(row) / len(row) for name, row in found.items()}
         self._log({
             "kind": "step",
             "phase": phase.name,
-            "step": pending[-1][0] + 1,
+            "step": waiting[-1][0] + 1,
             "epoch": round(epoch, 4),
             "lr": rates,
             "terms": {n: v for n, v in means.items() if not n.endswith("/loss")},
@@ -505,10 +513,18 @@ class _Session:
     def _log(self, line: Mapping[str, Any]) -> None:
         if self.folder is None or not self.team.leads:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "steps.jsonl").open("a") as file:
-            file.write(json.dumps(line) + "\n")
-            self.position.log_bytes = file.tell()
+        path = self.folder / "steps.jsonl"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+                file.flush()
+                self.position.log_bytes = file.tell()
+        except OSError as error:
+            raise RunFolderError(
+                f"cannot write {path}: {error.strerror or error}; make room or choose another --out, "
+                "and start the same command again to go on"
+            ) from error
 
     def _keep_best(self, model: nn.Module) -> None:
         if self.folder is None:
@@ -517,10 +533,21 @@ class _Session:
             save_weights(model, self.folder / "best.safetensors")
 
     def _save(self, optimizers: Mapping[str, torch.optim.Optimizer]) -> None:
+        if self.folder is not None:
+            self._check_weights()
         if self.folder is not None and self.team.leads:
             tensors, numbers = files.pack(self.kept, optimizers)
             files.save(self.folder / "checkpoint.safetensors", self.position, tensors, numbers, self.identity)
         self.team.wait()
+
+    def _check_weights(self) -> None:
+        """A finite loss can have a gradient that is not: such weights must not replace a good checkpoint."""
+        for role, module in self.kept.items():
+            for name, p in module.named_parameters():
+                if p.requires_grad and not bool(torch.isfinite(p).all()):
+                    at = self.position
+                    place = f"{self.name}, {self.phases[at.phase].name}, before step {at.global_step + 1}"
+                    raise NonFiniteError(self._where(place, f"the weights {name!r} of {role!r} are no longer finite"))
 
     def _restore(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         if self.folder is None:
@@ -529,7 +556,7 @@ class _Session:
         log = self.folder / "steps.jsonl"
         if self.team.leads and log.exists():
             with log.open("r+b") as file:
-                file.truncate(found[0].log_bytes if found else 0)
+                file.truncate(min(found[0].log_bytes if found else 0, log.stat().st_size))
         self.team.wait()
         if found is None:
             return None
@@ -547,8 +574,24 @@ class _Session:
 
 
 def _better(found: Mapping[str, float], best: Mapping[str, float]) -> bool:
-    """Higher accuracy is better; among equals, lower loss."""
+    """Higher accuracy is better; among equals, lower loss; anything is better than what cannot be measured."""
+    if math.isnan(best["accuracy"]):
+        return not math.isnan(found["accuracy"])
     return (found["accuracy"], -found["loss"]) > (best["accuracy"], -best["loss"])
+
+
+def _kept(phases: Sequence[Phase]) -> dict[str, nn.Module]:
+    """The modules that are trained in some phase, by the names that they have in a checkpoint."""
+    names = [phase.name for phase in phases]
+    if len(set(names)) < len(names):
+        raise LimbeckError(f"two phases of this method have the same name ({', '.join(names)}); their seeds come from it")
+    kept: dict[str, nn.Module] = {}
+    for phase in phases:
+        for role in (role for roles in phase.trains.values() for role in roles):
+            module = original(phase.modules[role])
+            if kept.setdefault(role, module) is not module:  # another phase calls another module so
+                kept[f"{role} of {phase.name}"] = module
+    return kept
 
 
 def _culprit(values: Mapping[str, float]) -> str:
@@ -577,4 +620,4 @@ def split(batch: Batch, parts: int) -> list[Batch]:
             return {k: cut(v, a, b) for k, v in value.items()}
         return value[a:b] if isinstance(value, Tensor) else value
 
-    return [Batch(*(cut(value, a, b) for value in batch)) for a, b in zip(edges, edges[1:], strict=False)]
+    return [Batch(*(cut(value, a, b) for value in batch)) for a, b in pairwise(edges)]

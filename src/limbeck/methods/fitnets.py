@@ -29,7 +29,7 @@ _FALLING = Ramp(start=4.0, end=1.0)
 
 @dataclass(frozen=True, kw_only=True)
 class FitNets:
-    """Hints first, then softened classes (Romero et al., ICLR 2015, equations 2 to 4).
+    """Hints first, then softened classes (Romero et al., ICLR 2015, equations 2 and 3).
 
     Two stages, as in the paper.  "hint" trains the student up to its *guided* layer, and a regressor r, on
     ``1/2 || u_h - r(v_g) ||^2`` alone.  "distill" trains the whole student on

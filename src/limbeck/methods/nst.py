@@ -20,7 +20,7 @@ _KERNELS = ("linear", "poly", "gaussian")
 
 @dataclass(frozen=True, kw_only=True)
 class NST:
-    """The student's channels are distributed as the teacher's (Huang, Wang, arXiv 1707.01219, equations 3 to 8).
+    """The student's channels are distributed as the teacher's (Huang, Wang, arXiv 1707.01219, section 4).
 
     ``L = hard * CE + (weight / 2) * MMD^2`` between the two sets of channels, each a unit vector over the
     positions of the map; mean over the batch, sum over the pairs.  Form "benchmark" has no 1/2.

@@ -40,7 +40,7 @@ PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         "benchmark": {"temperature": 4.0, "soft": 0.9, "hard": 0.1},
     },
     "logit_matching": {
-        "paper": {"standardize": True, "soft": 1.0, "hard": 0.0},  # Ba, Caruana, equation 2 and section 2.3
+        "paper": {"standardize": True, "soft": 1.0, "hard": 0.0},  # Ba, Caruana, equation 1 and section 2.2
         # Knowledge-Distillation-Zoo (AberHu), mode "logits": CE plus 0.1 times the *mean* square of raw logits;
         # for the 10 classes of CIFAR-10 that is 0.1 * 2 / 10 of our half sum
         "benchmark": {"standardize": False, "soft": 0.02, "hard": 1.0},

@@ -30,22 +30,27 @@ class Supervised:
     Attributes:
         label_smoothing: this part of each label is spread evenly over all classes; in [0, 1).  Default 0
             (plain cross-entropy); Szegedy et al. (CVPR 2016), section 7, use 0.1 on ImageNet.
+        sigmoid: independent yes-no scores (multi-label heads, and binary heads with one logit): the binary
+            cross-entropy summed over the scores, instead of the softmax.  Default False.
 
     Raises:
         HyperParameterError: the setting is outside its range.
         TargetError: a batch has no labels.
 
     >>> Supervised(label_smoothing=0.1)
-    Supervised(label_smoothing=0.1)
+    Supervised(label_smoothing=0.1, sigmoid=False)
     """
 
     label_smoothing: float = 0.0
+    sigmoid: bool = False
 
     def __post_init__(self) -> None:
         require(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "in [0, 1)")
+        if self.sigmoid:
+            require(self.label_smoothing == 0, "label_smoothing", self.label_smoothing, "0 with sigmoid scores")
 
     def phases(self, cast: Cast) -> Sequence[Phase]:
-        """One phase, "train"."""
+        """One phase, "train", with the term "ce", or "bce" for sigmoid scores."""
         modules = cast.pick("student")
 
         def step(models: Models, batch: Batch, moment: Moment) -> Iterator[Update]:
@@ -54,8 +59,12 @@ class Supervised:
                     "this batch has no labels (its targets are None), and supervised training learns from nothing else"
                 )
             logits = models["student"](batch.inputs).logits
-            value = losses.cross_entropy(logits, batch.targets, label_smoothing=self.label_smoothing)
-            yield Update("student", {"ce": Term(value)})
+            if self.sigmoid:
+                terms = {"bce": Term(losses.sigmoid_cross_entropy(logits, batch.targets))}
+            else:
+                value = losses.cross_entropy(logits, batch.targets, label_smoothing=self.label_smoothing)
+                terms = {"ce": Term(value)}
+            yield Update("student", terms)
 
         return (Phase(name="train", modules=modules, trains=_STUDENT, taps={"student": ()}, step=step),)
 
@@ -166,7 +175,7 @@ class SigmoidKD:
 
 @dataclass(frozen=True, kw_only=True)
 class LogitMatching:
-    """Regression on the teacher's logits (Ba, Caruana, NIPS 2014, equation 2 and section 2.3).
+    """Regression on the teacher's logits (Ba, Caruana, NIPS 2014, equation 1 and section 2.2).
 
     ``L = hard * CE(z_s, y) + soft * 1/2 * || (z_s - mu) / sd - (z_t - mu) / sd ||^2``, mean over the batch, with the
     mean and standard deviation of each of the teacher's logits over the training rows.  The paper regresses

@@ -367,8 +367,16 @@ def results(run: Run) -> Table:
     )
 
 
-def render_text(table: Table, *, notes: bool = True) -> rich.table.Table:
-    """The table for a terminal; columns in which every cell is empty are left out."""
+ESSENTIAL = ("run", "stage", "accuracy", "difference", "parameters", "latency")
+"""What is shown where there is no room for all columns."""
+
+
+def render_text(table: Table, *, notes: bool = True, width: int | None = None) -> rich.table.Table:
+    """The table for a terminal; columns in which every cell is empty are left out.
+
+    On a terminal of fewer than 140 columns (``width``; None: as wide as need be) the columns that matter
+    most are shown; the page has all of them.
+    """
     import rich.box
     import rich.table
     from rich.text import Text
@@ -382,6 +390,8 @@ def render_text(table: Table, *, notes: bool = True) -> rich.table.Table:
         padding=(0, 1, 0, 0),
     )
     kept = [i for i, _ in enumerate(table.columns) if any(r[i].text != words.NONE for r in table.rows) or i == 0]
+    if width is not None and width < 140:
+        kept = [i for i in kept if table.columns[i].key in ESSENTIAL]
     for i in kept:
         column = table.columns[i]
         shown.add_column(Text(column.label), justify="right" if column.numeric else "left", overflow="fold")

@@ -1,0 +1,121 @@
+"""What imports what: no torch where a blink is promised, and no inheritance among our own classes."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import limbeck
+from limbeck import catalog
+
+SOURCE = Path(limbeck.__file__).parent
+METHOD_FILES = sorted(f"limbeck.methods.{path.stem}" for path in (SOURCE / "methods").glob("[a-z]*.py"))
+LIGHT = [
+    "limbeck",
+    "limbeck.catalog",
+    "limbeck.cli",
+    "limbeck.cli.app",
+    "limbeck.config",
+    "limbeck.data.spec",
+    "limbeck.errors",
+    "limbeck.methods",
+    "limbeck.phase",
+    "limbeck.recipe",
+    "limbeck.record",
+    "limbeck.report",
+    "limbeck.settings",
+    "limbeck.starters",
+    *METHOD_FILES,
+]
+
+
+def python(code, *words):
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code, *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_these_modules_import_without_torch():
+    # In one process, since each would pay for starting Python; the first that brings torch in is named.
+    code = (
+        "import importlib, sys\n"
+        "for name in sys.argv[1:]:\n"
+        "    importlib.import_module(name)\n"
+        "    assert 'torch' not in sys.modules, f'{name} imports torch'\n"
+    )
+    python(code, *LIGHT)
+
+
+def test_that_would_notice_torch():
+    with pytest.raises(AssertionError, match=r"limbeck\.taps imports torch"):
+        python(
+            "import sys, limbeck.taps; assert 'torch' not in sys.modules, 'limbeck.taps imports torch'",
+        )
+
+
+def test_making_every_method_needs_no_torch():
+    code = (
+        "import sys\n"
+        "from limbeck import catalog\n"
+        "made = [entry.load()() for entry in catalog.METHODS]\n"
+        "assert 'torch' not in sys.modules\n"
+        "print(len(made))\n"
+    )
+    assert int(python(code)) == len(catalog.METHODS)
+
+
+def test_every_public_name_is_there_and_where_it_says():
+    for name in limbeck.__all__:
+        assert getattr(limbeck, name) is not None, name
+    assert dir(limbeck) == sorted(limbeck.__all__)
+    with pytest.raises(AttributeError, match="module 'limbeck' has no attribute 'distil'"):
+        limbeck.distil  # noqa: B018
+
+
+def test_the_function_run_is_not_hidden_by_its_module():
+    code = "import limbeck, limbeck.api, limbeck.cli.app, limbeck.quickstart; limbeck.distill; limbeck.run.__call__"
+    python(code + "; import limbeck.run; assert callable(limbeck.run)")
+
+
+def own_classes():
+    """(file, class, bases) of every class of ours."""
+    for path in sorted(SOURCE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                yield path.relative_to(SOURCE), node.name, [ast.unparse(base) for base in node.bases]
+
+
+def test_our_classes_do_not_inherit_from_each_other_but_for_errors():
+    ours = {name for _, name, _ in own_classes()}
+    assert {"Phase", "Tapped", "Recipe"} <= ours
+    wrong = [
+        f"{path}: {name}({', '.join(bases)})"
+        for path, name, bases in own_classes()
+        if path.name != "errors.py" and any(base.split(".")[-1].split("[")[0] in ours for base in bases)
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("entry", [*catalog.METHODS, *catalog.SOURCES, *catalog.STAGES], ids=lambda entry: entry.name)
+def test_every_line_of_the_catalogue_loads(entry):
+    loaded = entry.load()
+    assert catalog.name_of(loaded(**needed(loaded))) == entry.name
+
+
+def needed(cls):
+    """A value for every field without a default."""
+    from dataclasses import MISSING, fields
+
+    return {f.name: "x" for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING}
+
+
+@pytest.mark.parametrize("room", ["losses", "methods", "models"])
+def test_the_lazy_rooms_say_all_they_have(room):
+    module = importlib.import_module(f"limbeck.{room}")
+    for name in module.__all__:
+        assert getattr(module, name) is not None, name
