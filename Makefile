@@ -27,7 +27,7 @@ check: .venv/installed-for-tests ## style, types, who imports whom (about a minu
 	@echo "checking types ..."
 	@$(BIN)/pyright
 	@echo "checking imports ..."
-	@$(BIN)/lint-imports --no-logo --no-timings
+	@$(BIN)/lint-imports --no-logo --no-cache
 
 clean: ## remove .venv, caches and builds; runs/ is kept
 	@rm -rf .venv build dist .pytest_cache .ruff_cache .import_linter_cache
@@ -35,7 +35,7 @@ clean: ## remove .venv, caches and builds; runs/ is kept
 
 # Installed again only when what is to be installed has changed.
 .venv/installed: pyproject.toml constraints.txt | $(BIN)/python
-	@echo "installing limbeck into .venv (some minutes, 5 GB: torch brings its CUDA libraries even where there is no GPU) ..."
+	@echo "installing limbeck into .venv (some minutes, 6 GB: torch brings its CUDA libraries even where there is no GPU) ..."
 	@$(PIP) -e .
 	@touch $@
 

@@ -21,15 +21,22 @@ LIGHT = [
     "limbeck.cli",
     "limbeck.cli.app",
     "limbeck.config",
+    "limbeck.data",
     "limbeck.data.spec",
     "limbeck.errors",
+    "limbeck.losses",
     "limbeck.methods",
+    "limbeck.models",
     "limbeck.phase",
+    "limbeck.quickstart",
     "limbeck.recipe",
     "limbeck.record",
     "limbeck.report",
+    "limbeck.report.compare",
+    "limbeck.report.page",
     "limbeck.settings",
     "limbeck.starters",
+    "limbeck.stats",
     *METHOD_FILES,
 ]
 
@@ -73,6 +80,7 @@ def test_every_public_name_is_there_and_where_it_says():
     for name in limbeck.__all__:
         assert getattr(limbeck, name) is not None, name
     assert dir(limbeck) == sorted(limbeck.__all__)
+    assert set(limbeck.__all__) == {*limbeck._HOME, *limbeck._ROOMS, "__version__"}
     with pytest.raises(AttributeError, match="module 'limbeck' has no attribute 'distil'"):
         limbeck.distil  # noqa: B018
 

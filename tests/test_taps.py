@@ -20,7 +20,9 @@ from limbeck.taps import Tapped, capture, hidden_layers, look, match, middle, sh
 def mlp():
     torch.manual_seed(0)
     return nn.Sequential(
-        OrderedDict(layer1=nn.Linear(4, 3), act=nn.ReLU(), drop=nn.Dropout(0.5), norm=nn.BatchNorm1d(3), fc=nn.Linear(3, 2))
+        OrderedDict(
+            layer1=nn.Linear(4, 3), act=nn.ReLU(), drop=nn.Dropout(0.5), norm=nn.BatchNorm1d(3), fc=nn.Linear(3, 2)
+        )
     )
 
 
@@ -89,8 +91,13 @@ def test_a_module_that_is_never_run_is_an_error():
 
 def test_a_module_that_runs_twice_is_an_error():
     model = Twice()
-    for use in (lambda: Tapped(model, ["shared"])(torch.zeros(2, 4)), lambda: look(model, torch.zeros(2, 4), ["shared"])):
-        with pytest.raises(TapError, match=r"tap 'shared' ran twice in one forward of Twice .*tap a module that runs once"):
+    for use in (
+        lambda: Tapped(model, ["shared"])(torch.zeros(2, 4)),
+        lambda: look(model, torch.zeros(2, 4), ["shared"]),
+    ):
+        with pytest.raises(
+            TapError, match=r"tap 'shared' ran twice in one forward of Twice .*tap a module that runs once"
+        ):
             use()
 
 
@@ -502,7 +509,11 @@ def test_a_network_without_maps_is_an_error_that_says_what_to_do():
         "be chosen; name them: pairs=[(student layer, teacher layer)]"
     )
     with pytest.raises(TapError, match=r"the teacher \(Sequential\) returns no"):
-        match(build("resnet8", classes=3, in_channels=1, size=8), nn.Sequential(nn.Flatten(), nn.Linear(64, 2)), torch.zeros(1, 1, 8, 8))
+        match(
+            build("resnet8", classes=3, in_channels=1, size=8),
+            nn.Sequential(nn.Flatten(), nn.Linear(64, 2)),
+            torch.zeros(1, 1, 8, 8),
+        )
 
 
 def test_the_middle_of_two_networks():

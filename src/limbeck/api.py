@@ -129,9 +129,9 @@ class Batches:
             return None
 
     def epoch(self, epoch: int, rank: int = 0, world: int = 1, skip: int = 0) -> Iterator[Batch]:
-        sampler = getattr(self.batches, "sampler", None)
-        if hasattr(sampler, "set_epoch"):
-            sampler.set_epoch(epoch)
+        set_epoch = getattr(getattr(self.batches, "sampler", None), "set_epoch", None)
+        if set_epoch is not None:
+            set_epoch(epoch)
         for item in self.batches:
             yield to_batch(item)
 

@@ -50,6 +50,7 @@ def _method(name: str, where: str, family: str, year: int, title: str, paper: st
     return Entry(name, f"limbeck.methods.{where}", "method", title, paper, year, family)
 
 
+# fmt: off
 METHODS: tuple[Entry, ...] = (
     _method("supervised", "response:Supervised", "labels", 2016, "labels alone, maybe smoothed",
             "Szegedy, Vanhoucke, Ioffe, Shlens, Wojna: Rethinking the Inception Architecture for Computer Vision (CVPR 2016), section 7"),
@@ -66,6 +67,7 @@ METHODS: tuple[Entry, ...] = (
     _method("nst", "nst:NST", "feature", 2017, "the distribution of neuron selectivity patterns (MMD)",
             "Huang, Wang: Like What You Like: Knowledge Distill via Neuron Selectivity Transfer (arXiv 1707.01219)"),
 )
+# fmt: on
 
 SOURCES: tuple[Entry, ...] = (
     Entry("digits", "limbeck.data.spec:Digits", "source", "1,797 handwritten digits, 8x8, inside scikit-learn"),

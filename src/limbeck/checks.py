@@ -13,7 +13,7 @@ from torch import nn
 
 from limbeck.data.spec import CIFAR10, Digits
 from limbeck.engine.loop import own_random_numbers, rehearse, seed_everything
-from limbeck.errors import LimbeckError, NonFiniteError
+from limbeck.errors import HyperParameterError, LimbeckError, NonFiniteError
 from limbeck.models import build, load_weights
 from limbeck.phase import Batch
 from limbeck.recipe import Distill, Evaluate, Model, Path, Recipe, Train
@@ -56,7 +56,14 @@ def deep(recipe: Recipe) -> list[tuple[Path, str]]:
 
 
 def _build(blueprint: Model, shape: tuple[int, int, int], classes: int) -> nn.Module:
-    return build(blueprint.name, **{"classes": classes, "in_channels": shape[0], "size": shape[1], **blueprint.options})
+    options = {"classes": classes, "in_channels": shape[0], "size": shape[1], **blueprint.options}
+    try:
+        return build(blueprint.name, **options)
+    except (TypeError, ValueError, RuntimeError) as error:
+        if isinstance(error, LimbeckError):
+            raise
+        given = ", ".join(f"{key}={value!r}" for key, value in blueprint.options.items()) or "none"
+        raise HyperParameterError(f"{blueprint.name} cannot be built with these options ({given}): {error}") from error
 
 
 def _stages(

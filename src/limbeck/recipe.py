@@ -170,7 +170,9 @@ def problems(recipe: Recipe) -> list[tuple[Path, str]]:
         if not stage.name or set(stage.name) - set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-."):
             found.append(((*place, "name"), f"stage name {stage.name!r}: letters, digits, '_', '-' and '.' only"))
         if stage.name in seen:
-            found.append(((*place, "name"), f"stage name {stage.name!r} is used twice (also by stage {seen[stage.name] + 1})"))
+            found.append(
+                ((*place, "name"), f"stage name {stage.name!r} is used twice (also by stage {seen[stage.name] + 1})")
+            )
         seen[stage.name] = i
         references = {
             Train: lambda s: {"model": s.model},
@@ -182,11 +184,13 @@ def problems(recipe: Recipe) -> list[tuple[Path, str]]:
             if name not in known:
                 found.append((where, unknown("model", name, sorted(known), "this recipe before that stage")))
             elif name not in ready and (key == "teacher" or isinstance(key, tuple)):
-                found.append((
-                    where,
-                    f"{name!r} is untrained here: give models.{name} a 'weights' file, "
-                    f"or put a train stage named {name!r} before this one",
-                ))
+                found.append(
+                    (
+                        where,
+                        f"{name!r} is untrained here: give models.{name} a 'weights' file, "
+                        f"or put a train stage named {name!r} before this one",
+                    )
+                )
         if isinstance(stage, Distill) and stage.student == stage.teacher:
             found.append(((*place, "student"), f"{stage.student!r} is both student and teacher of this stage"))
         if not isinstance(stage, Evaluate):

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import shlex
 import signal
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 from torch import Tensor, nn
+from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
-from limbeck import config, record
+from limbeck import catalog, config, record
 from limbeck.compress import cost as costs
 from limbeck.data import Loader, load, subset
 from limbeck.data.images import Images, Splits
@@ -61,6 +66,7 @@ def run(
         Interrupted: SIGINT or SIGTERM came; all is saved.
     """
     folder, machine = Path(out), machine or Machine()
+    _require_catalogued(recipe)
     command = command or f"limbeck run {shlex.quote(str(folder / 'recipe.yaml'))} --out {shlex.quote(str(folder))}"
     console = Console()
     with record.locked(folder):
@@ -68,10 +74,7 @@ def run(
         if machine.devices == 1:
             stopped = _work(alone(machine.accelerator), recipe, folder, machine, quiet, command)
         else:
-            with _ignoring_interrupts():
-                stopped = fabric_for(machine.accelerator, machine.devices).launch(
-                    _work_together, recipe, folder, machine, quiet, command
-                )
+            stopped = _work_in_processes(recipe, folder, machine, quiet, command)
         if stopped is not None:
             raise Interrupted(f"{stopped}; to go on: {command}")
         write_report(folder)
@@ -88,8 +91,44 @@ def show(folder: Path, console: Console) -> None:
     console.print(f"report: {folder / 'report.html'}", highlight=False, soft_wrap=True)
 
 
-def _work_together(fabric: Any, *arguments: Any) -> str | None:
-    return _work(member(fabric), *arguments)
+def _work_in_processes(recipe: Recipe, folder: Path, machine: Machine, quiet: bool, command: str) -> str | None:
+    """`_work` in several processes.  What one of them raises is raised here, in its own words."""
+    told = folder / ".error"
+    told.unlink(missing_ok=True)
+    # Bound beforehand: Fabric would look into arguments, and cannot look into frozen dataclasses.
+    work = partial(_work_together, recipe=recipe, folder=folder, machine=machine, quiet=quiet, command=command)
+    with _passing_on_interrupts() as came:
+        try:
+            return fabric_for(machine.accelerator, machine.devices).launch(work)
+        except (ProcessRaisedException, ProcessExitedException) as error:
+            if told.exists():
+                text = told.read_text(encoding="utf-8")
+                told.unlink()
+                raise LimbeckError(text) from None
+            if came:  # before they could stop cleanly
+                return "stopped at the start"
+            raise LimbeckError(f"one of the {machine.devices} processes failed: {error}") from error
+
+
+def _work_together(fabric: Any, **arguments: Any) -> str | None:
+    try:
+        return _work(member(fabric), **arguments)
+    except LimbeckError as error:
+        # The others may be waiting for this process: only its end makes the one that started them stop them all.
+        (arguments["folder"] / ".error").write_text(str(error), encoding="utf-8")
+        sys.stdout.flush()
+        os._exit(1)
+
+
+def _require_catalogued(recipe: Recipe) -> None:
+    """A run folder names its methods; one that no catalogue lists could not be read back."""
+    for stage in recipe.stages:
+        method = getattr(stage, "method", None)
+        if method is not None and catalog.name_of(method) not in catalog.entries("method"):
+            raise LimbeckError(
+                f"stage {stage.name!r}: {type(method).__name__} is in no catalogue, so a run folder could not name it; "
+                "register it under the entry-point group 'limbeck.methods', or train with limbeck.distill"
+            )
 
 
 def _open(folder: Path, recipe: Recipe) -> None:
@@ -123,7 +162,8 @@ def _stoppable() -> Iterator[Stop]:
 
     def ask(number: int, frame: Any) -> None:
         stop.asked = True
-        signal.signal(signal.SIGINT, before[signal.SIGINT])
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, before[signal.SIGINT])
 
     for s in before:
         signal.signal(s, ask)
@@ -135,14 +175,24 @@ def _stoppable() -> Iterator[Stop]:
 
 
 @contextmanager
-def _ignoring_interrupts() -> Iterator[None]:
-    """The processes that train stop cleanly by themselves; the one that waits for them waits on."""
+def _passing_on_interrupts() -> Iterator[list[int]]:
+    """The process that waits for those that train asks them to stop cleanly, and waits on.
+
+    Ctrl-C reaches them anyhow, a signal to this process alone would not.  Yields the signals that came.
+    """
+    came: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield came
         return
-    before = {s: signal.signal(s, lambda *_: None) for s in (signal.SIGINT, signal.SIGTERM)}
+
+    def pass_on(number: int, frame: Any) -> None:
+        came.append(number)
+        for child in multiprocessing.active_children():
+            child.terminate()  # SIGTERM: it asks, however often it comes
+
+    before = {s: signal.signal(s, pass_on) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield came
     finally:
         for s, handler in before.items():
             signal.signal(s, handler)
@@ -480,6 +530,7 @@ def _exhibits(work: _Work, stages: list[Trained], seed: int) -> dict[str, Any]:
     compared = [n for n in shown if n in teachers or n == work.record["baseline"]]
     compared += [s.name for s in stages if isinstance(s, Distill) and s.name not in compared]
     models = {name: work.model(name, end, seed).to(work.team.device) for name in compared}
+    tapped = _tapped(work, stages, compared)
     return {
         "classes": list(data.classes),
         "samples": [
@@ -494,5 +545,22 @@ def _exhibits(work: _Work, stages: list[Trained], seed: int) -> dict[str, Any]:
         },
         "reliability": {name: exhibits.calibration(logits[name], targets) for name in shown},
         "confusion": {name: exhibits.confusion(logits[name], targets, classes) for name in shown},
-        "attention": exhibits.attention(models, batch.inputs),
+        "attention": exhibits.attention(models, batch.inputs, tapped),
     }
+
+
+def _tapped(work: _Work, stages: list[Trained], names: list[str]) -> dict[str, list[str]]:
+    """The layers that methods looked at, for each network that has them: teachers, students, and the plain student."""
+    found: dict[str, list[str]] = {name: [] for name in names}
+    lines = {line["name"]: line for line in work.record["stages"]}
+    for stage in stages:
+        plain = work.record["baseline"]
+        same = plain in found and lines[plain]["network"] == lines[stage.name]["network"]
+        for phase in (phase for r in lines[stage.name]["runs"] for phase in r["phases"]):
+            seen = phase.get("taps", {})
+            users = {"student": [stage.name, *([plain] if same else [])], "teacher": [getattr(stage, "teacher", "")]}
+            for role, layers in seen.items():
+                for name in users.get(role, ()):
+                    if name in found:
+                        found[name] += [layer for layer in layers if ":" not in layer and layer not in found[name]]
+    return found

@@ -198,7 +198,9 @@ class Training:
             require(0 < self.ema < 1, "ema", self.ema, "in (0, 1), or nothing at all")
         if self.patience is not None:
             require(self.patience >= 1, "patience", self.patience, "at least 1, or nothing at all")
-        require(finite(self.checkpoint) and self.checkpoint > 0, "checkpoint", self.checkpoint, "more than zero seconds")
+        require(
+            finite(self.checkpoint) and self.checkpoint > 0, "checkpoint", self.checkpoint, "more than zero seconds"
+        )
 
 
 def divide_epochs(epochs: int, shares: Iterable[float]) -> list[int]:

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from limbeck.engine.evaluate import reliability
 from limbeck.losses import attention_map
@@ -54,11 +53,12 @@ def attention(
 ) -> list[dict[str, Any]]:
     """Where each network's maps are active on these inputs: the sum of squares over channels, scaled to 0..255.
 
-    Networks without maps are left out.
+    Shown are the ends of each network's resolution stages, and the layers that ``taps`` names for it
+    (those that a method looked at).  Networks and layers without maps are left out.
     """
     found: list[dict[str, Any]] = []
     for name, model in models.items():
-        layers = list((taps or {}).get(name) or [end for end, _ in stage_ends(model, inputs[:2])])
+        layers = list(dict.fromkeys([*(end for end, _ in stage_ends(model, inputs[:2])), *(taps or {}).get(name, ())]))
         if not layers:
             continue
         seen = look(model, inputs, layers)
@@ -71,13 +71,15 @@ def attention(
             low, high = flat.min(1, keepdim=True).values, flat.max(1, keepdim=True).values
             scaled = ((flat - low) / (high - low).clamp(min=1e-12) * 255).round().int()
             for sample in range(len(inputs)):
-                found.append({
-                    "sample": sample,
-                    "model": name,
-                    "tap": layer,
-                    "shape": list(maps.shape[1:]),
-                    "map": scaled[sample].tolist(),
-                })
+                found.append(
+                    {
+                        "sample": sample,
+                        "model": name,
+                        "tap": layer,
+                        "shape": list(maps.shape[1:]),
+                        "map": scaled[sample].tolist(),
+                    }
+                )
     return found
 
 
@@ -86,8 +88,8 @@ def pixels(images: Tensor, scale: float) -> list[dict[str, Any]]:
     shown = (images.float() * (255.0 / scale)).round().clamp(0, 255).to(torch.uint8)
     if shown.shape[1] == 1:
         shown = shown.expand(-1, 3, -1, -1)
-    elif shown.shape[1] != 3:
-        shown = F.pad(shown[:, :1], (0, 0, 0, 0)).expand(-1, 3, -1, -1)
+    elif shown.shape[1] != 3:  # no colours that a person would know: the first channel, in grey
+        shown = shown[:, :1].expand(-1, 3, -1, -1)
     return [
         {"shape": [image.shape[1], image.shape[2], 3], "pixels": image.permute(1, 2, 0).reshape(-1).tolist()}
         for image in shown

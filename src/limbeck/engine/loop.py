@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -63,7 +63,7 @@ class Fit:
     """What a stage's training came to.
 
     Attributes:
-        phases: name, epochs and notes of each phase.
+        phases: name, epochs, notes and taps of each phase.
         epochs: how many were trained, over all phases that the stage's epochs are divided among.
         seconds, images: spent and seen, over all sittings.
         best: epoch and measures of the best epoch on the validation part, or None.
@@ -173,6 +173,20 @@ def rehearse(method: Method, models: Mapping[str, nn.Module], batch: Batch, clas
                     pass
 
 
+class _Place(NamedTuple):
+    """Where in a stage something happened."""
+
+    phase: str
+    epoch: int
+    step: int
+    global_step: int
+    rows: Tensor | None = None
+
+    def __str__(self) -> str:
+        rows = "" if self.rows is None else f", rows {self.rows[:8].tolist()} ..."
+        return f"{self.phase}, epoch {self.epoch + 1}, step {self.step + 1}{rows}"
+
+
 class _Session:
     """One call of `fit`: its modules, and how far it is."""
 
@@ -208,7 +222,7 @@ class _Session:
         budget = iter(divide_epochs(training.epochs, [p.share for p in self.phases if p.epochs is None]))
         self.epochs = [p.epochs if p.epochs is not None else next(budget) for p in self.phases]
         self.position = Position()
-        self.pending: list[tuple[str, int, dict[str, Tensor]]] = []
+        self.pending: list[tuple[_Place, dict[str, Tensor]]] = []
         self.average: AveragedModel | None = None
         self.fit = Fit()
 
@@ -253,7 +267,8 @@ class _Session:
     def _result(self) -> Fit:
         at, result = self.position, self.fit
         result.phases = [
-            {"name": p.name, "epochs": n, "notes": list(p.notes)} for p, n in zip(self.phases, self.epochs, strict=True)
+            {"name": p.name, "epochs": n, "notes": list(p.notes), "taps": {role: list(t) for role, t in p.taps.items() if t}}
+            for p, n in zip(self.phases, self.epochs, strict=True)
         ]
         counted = {p.name for p in self.phases if p.epochs is None}
         result.epochs = sum(1 for line in at.history if line["phase"] in counted)
@@ -435,7 +450,7 @@ class _Session:
             optimizers[player].step()
             optimizers[player].zero_grad(set_to_none=True)
         if terms:
-            self.pending.append((self._place(phase, batch), self.position.global_step, terms))
+            self.pending.append((self._place(phase, batch), terms))
         return whole
 
     def _next(self, step: Iterator[Update], phase: Phase, batch: Batch) -> Update | None:
@@ -465,26 +480,25 @@ class _Session:
             terms[name] = terms[name] + part * value if name in terms else part * value
         return share * total
 
-    def _place(self, phase: Phase, batch: Batch) -> str:
+    def _place(self, phase: Phase, batch: Batch) -> _Place:
         at = self.position
-        rows = "" if batch.rows is None else f", rows {batch.rows[:8].tolist()} ..."
-        return f"{self.name}, {phase.name}, epoch {at.epoch + 1}, step {at.step + 1}{rows}"
+        return _Place(phase.name, at.epoch, at.step, at.global_step, batch.rows)
 
-    def _where(self, place: str, what: str) -> str:
+    def _where(self, place: _Place, what: str) -> str:
         kept = "" if self.folder is None else f" The last good checkpoint is kept in {self.folder}."
-        return f"{place}: {what}.{kept} Try a lower learning rate, gradient clipping (training.clip), or fp32."
+        return f"{self.name}, {place}: {what}.{kept} Try a lower learning rate, gradient clipping (training.clip), or fp32."
 
     def _collect(self) -> None:
         """Bring the terms of the last steps to the CPU at once, and check them."""
         pending, self.pending = self.pending, []
         if not pending:
             return
-        values = iter(torch.stack([v.float() for *_, terms in pending for v in terms.values()]).tolist())
-        for place, step, terms in pending:
+        values = iter(torch.stack([v.float() for _, terms in pending for v in terms.values()]).tolist())
+        for place, terms in pending:
             row = {name: next(values) for name in terms}
             if not all(map(math.isfinite, row.values())):
                 raise NonFiniteError(self._where(place, _culprit(row)))
-            self.position.waiting.append((step, row))
+            self.position.waiting.append((place.global_step, row))
 
     def _flush(self, phase: Phase, epoch: float, rates: Mapping[str, float]) -> dict[str, float]:
         """Write the terms of the last steps into the log, and give them back, as means."""
@@ -546,7 +560,7 @@ class _Session:
             for name, p in module.named_parameters():
                 if p.requires_grad and not bool(torch.isfinite(p).all()):
                     at = self.position
-                    place = f"{self.name}, {self.phases[at.phase].name}, before step {at.global_step + 1}"
+                    place = _Place(self.phases[at.phase].name, at.epoch, at.step, at.global_step)
                     raise NonFiniteError(self._where(place, f"the weights {name!r} of {role!r} are no longer finite"))
 
     def _restore(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:

@@ -22,7 +22,7 @@ def build(settings: Optimizer, parameters: Iterable[nn.Parameter]) -> torch.opti
             {"params": [p for p in wanted if p.ndim <= 1], "weight_decay": 0.0},
         ]
         groups = [g for g in groups if g["params"]]
-    common = {"lr": settings.lr, "weight_decay": settings.weight_decay}
+    common: dict[str, Any] = {"lr": settings.lr, "weight_decay": settings.weight_decay}
     if settings.kind == "sgd":
         nesterov = settings.nesterov and settings.momentum > 0
         built = torch.optim.SGD(groups, momentum=settings.momentum, nesterov=nesterov, **common)

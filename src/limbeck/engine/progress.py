@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 LINE_EVERY = 20.0  # seconds between plain lines inside an epoch
+EPOCH_EVERY = 4.0  # seconds between plain lines at the ends of short epochs
 
 
 def short(terms: Mapping[str, float]) -> str:
@@ -36,7 +37,7 @@ class Silent:
 
 
 class Lines:
-    """A line at the end of each epoch, and now and then inside a long one."""
+    """A line at the end of an epoch, now and then inside a long one, and not for each of many short ones."""
 
     def __init__(self, console: Console, title: str) -> None:
         self.console, self.title = console, title
@@ -61,7 +62,10 @@ class Lines:
             self._say(f"{self.title}, {self.name}: epoch {epoch + 1}/{self.epochs}, step {step}{of}, {self._state()}")
 
     def epoch(self, epoch: int, measured: Mapping[str, float] | None) -> None:
-        self.said = now = time.perf_counter()
+        now = time.perf_counter()
+        if epoch < self.epochs and now - self.said < EPOCH_EVERY:
+            return
+        self.said = now
         left = (now - self.started) / max(1, epoch - self.done_before) * (self.epochs - epoch)
         parts = [self._state(), measured_text(measured), f"{left:.0f} s left" if left >= 1 else ""]
         self._say(f"{self.title}, {self.name}: epoch {epoch}/{self.epochs}, " + ", ".join(p for p in parts if p))

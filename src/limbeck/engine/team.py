@@ -7,12 +7,16 @@ may run any of a phase's modules any number of times, and stop half-way.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+# Which process has which number is nothing to tell the user, in this process and in those it starts.
+logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
 
 
 @dataclass(frozen=True)

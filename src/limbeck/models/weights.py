@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -54,7 +55,8 @@ def save_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
     except OSError as error:
         raise WeightsError(f"cannot write the weights to {target}: {error.strerror or error}") from error
     finally:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):  # as a rule it is gone; in a folder that is none there is nothing to remove
+            beside.unlink()
 
 
 def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:

@@ -81,29 +81,11 @@ def hooks(model):
     return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks) for m in model.modules())
 
 
-@dataclass(frozen=True, kw_only=True)
-class Stops:
-    """A request to stop that comes at a certain step of the run."""
+class StopAt:
+    """A loader that asks for a stop when it gives its ``at``-th batch; the step at hand is still done."""
 
-    at: int
-
-    def watch(self, stop):
-        return _Watcher(self.at, stop)
-
-
-class _Watcher:
-    """Counts batches, and asks for a stop when so many have gone by."""
-
-    def __init__(self, at, stop):
-        self.left, self.stop = at, stop
-
-    def wrap(self, loader):
-        return _Counting(loader, self)
-
-
-class _Counting:
-    def __init__(self, loader, watcher):
-        self.loader, self.watcher = loader, watcher
+    def __init__(self, loader, stop, at):
+        self.loader, self.stop, self.left = loader, stop, at
         self.looked = False
 
     @property
@@ -118,8 +100,8 @@ class _Counting:
         dry, self.looked = not self.looked, True  # the engine looks at one batch before it begins
         for batch in self.loader.epoch(epoch, rank, world, skip):
             if not dry:
-                self.watcher.left -= 1
-                self.watcher.stop.asked = self.watcher.left <= 0
+                self.left -= 1
+                self.stop.asked = self.left <= 0
             yield batch
 
 
