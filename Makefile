@@ -11,12 +11,12 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constrain
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-quickstart: .venv/installed ## install into .venv, distil a small digits network in about a minute, write a report
+quickstart: .venv/installed ## install into .venv, distil a small digits network (one to three minutes), write a report
 	@$(BIN)/limbeck quickstart
 
 test: .venv/installed-for-tests check ## everything that must hold: checks, tests, the examples in the docstrings
-	@echo "testing (minutes) ..."
-	@OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2
+	@echo "testing (some minutes) ..."
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -q
 	@echo "running the examples in the docstrings ..."
 	@OMP_NUM_THREADS=1 $(BIN)/pytest -q --doctest-modules src
 

@@ -49,7 +49,7 @@ class Twice(nn.Module):
 
 class Pairs(nn.Module):
     def forward(self, x):
-        return {"words": "no tensor"} if not x.requires_grad or True else x
+        return {"words": "no tensor"}
 
 
 # -- errors, by their text -----------------------------------------------------------------------

@@ -104,7 +104,10 @@ def main(folder: Path, target: Path) -> None:
         "epoch are measured, once, on the test part; ± is the standard deviation over seeds; differences are paired by "
         "seed, with their 95 % t interval.",
         "",
-        *(f"Teacher {n}: {100 * m['accuracy']:.2f} % on the test part (one network, shared by all seeds)." for n, m in teachers.items()),
+        *(
+            f"Teacher {n}: {100 * m['accuracy']:.2f} % on the test part (one network, shared by all seeds)."
+            for n, m in teachers.items()
+        ),
         "",
         table(stages, base, baseline),
         "",

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from limbeck.models.weights import load_weights, save_weights
     from limbeck.phase import Batch, Cast, Moment, Phase, Seen, Term, Update
     from limbeck.recipe import Distill, Evaluate, Machine, Model, Recipe, Train
-    from limbeck.run import run
+    from limbeck.runner import run
     from limbeck.settings import Optimizer, Ramp, Schedule, Training
     from limbeck.taps import Tapped, capture, shapes
 
@@ -41,7 +41,7 @@ _HOME = {
     **dict.fromkeys(("build", "load_weights", "save_weights"), "models"),
     **dict.fromkeys(("Batch", "Cast", "Moment", "Phase", "Seen", "Term", "Update"), "phase"),
     **dict.fromkeys(("Distill", "Evaluate", "Machine", "Model", "Recipe", "Train"), "recipe"),
-    "run": "run",
+    "run": "runner",
     **dict.fromkeys(("Optimizer", "Ramp", "Schedule", "Training"), "settings"),
     **dict.fromkeys(("Tapped", "capture", "shapes"), "taps"),
 }

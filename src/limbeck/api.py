@@ -66,22 +66,26 @@ class Record:
         lines: list[tuple[str, ...]] = [head]
         for role, cost in self.cost.items():
             before, after = self.before.get(role), self.after.get(role)
-            lines.append((
-                role,
-                f"{cost['parameters']:,}",
-                f"{cost['macs']:,}" if cost.get("macs") is not None else "-",
-                f"{cost['bytes']:,}",
-                f"{100 * before['accuracy']:.2f} %" if before else "-",
-                f"{100 * after['accuracy']:.2f} %" if after else "-",
-                f"{after['loss']:.4f}" if after else "-",
-                f"{after['ece']:.4f}" if after else "-",
-            ))
+            lines.append(
+                (
+                    role,
+                    f"{cost['parameters']:,}",
+                    f"{cost['macs']:,}" if cost.get("macs") is not None else "-",
+                    f"{cost['bytes']:,}",
+                    f"{100 * before['accuracy']:.2f} %" if before else "-",
+                    f"{100 * after['accuracy']:.2f} %" if after else "-",
+                    f"{after['loss']:.4f}" if after else "-",
+                    f"{after['ece']:.4f}" if after else "-",
+                )
+            )
         return lines
 
     def footnote(self) -> str:
         """What stands below the table."""
         n = next((int(m["n"]) for m in self.after.values()), None)
-        told = [f"{self.method}, {self.epochs} epochs, {self.seconds:.1f} s on {self.device}, seed {self.seed} (single run)"]
+        told = [
+            f"{self.method}, {self.epochs} epochs, {self.seconds:.1f} s on {self.device}, seed {self.seed} (single run)"
+        ]
         if n is not None:
             told.append(f"measured on {n:,} samples")
         if self.agreement is not None:
@@ -118,7 +122,9 @@ class Batches:
                 "walked every epoch: a list, a DataLoader, or an object whose __iter__ starts anew"
             )
         if not isinstance(batches, Iterable):
-            raise DataError(f"{what} are a {type(batches).__name__}; an iterable of (inputs, targets) or of dicts is needed")
+            raise DataError(
+                f"{what} are a {type(batches).__name__}; an iterable of (inputs, targets) or of dicts is needed"
+            )
         self.batches = batches
 
     @property
@@ -167,7 +173,8 @@ def distill(
         method: one of `limbeck.methods`; None: `KD`.
         epochs: how many; None: 10, or what ``training`` says.
         evaluate: batches to measure both networks on, before and after.  Never looked at for a choice.
-        validation: batches measured after every epoch, for ``training.patience`` and the best epoch.
+        validation: batches measured after every epoch, for ``training.patience`` and the best epoch, whose
+            weights are then kept: in ``student.best_state``, or with ``out`` in ``best.safetensors``.
         training: everything else about the training; its ``batch_size`` is not used, as batches come as they are.
         optimizer: instead of the one in ``training``; without both, AdamW with a rate of 1e-3.
         seed: of everything random here.  The caller's global random state is left as it was.
@@ -189,12 +196,18 @@ def distill(
         (True, 2)
     """
     if original(teacher) is original(student):
-        raise LimbeckError("teacher and student are the same module; give the student a copy (copy.deepcopy) or a fresh network")
+        raise LimbeckError(
+            "teacher and student are the same module; give the student a copy (copy.deepcopy) or a fresh network"
+        )
     shared = {id(p) for p in teacher.parameters()} & {id(p) for p in student.parameters()}
     if shared:
-        raise LimbeckError(f"teacher and student share {len(shared)} parameters; training the student would change the teacher")
+        raise LimbeckError(
+            f"teacher and student share {len(shared)} parameters; training the student would change the teacher"
+        )
     models = {"student": student, "teacher": teacher}
-    return _train(models, batches, method or KD(), epochs, evaluate, validation, training, optimizer, seed, device, out, quiet)
+    return _train(
+        models, batches, method or KD(), epochs, evaluate, validation, training, optimizer, seed, device, out, quiet
+    )
 
 
 def train(
@@ -313,6 +326,8 @@ def _fit(
         after = {role: found for role, (_, found) in seen.items()}
         if "teacher" in seen and seen["teacher"][0].shape == seen["student"][0].shape and seen["student"][0].ndim == 2:
             same = agreement(seen["student"][0], seen["teacher"][0])
+    if result.best_state is not None:
+        object.__setattr__(student, "best_state", result.best_state)
     record = _record(method, seed, result, _costs(bare, loader, team), before, after, same, team)
     if folder is not None:
         save_weights(student, folder / "last.safetensors")
@@ -336,7 +351,11 @@ def _costs(models: Mapping[str, nn.Module], loader: Batches, team: Team) -> dict
     found = {}
     for role, model in models.items():
         inputs = first.inputs
-        one = {k: v[:1].to(team.device) for k, v in inputs.items()} if isinstance(inputs, Mapping) else inputs[:1].to(team.device)
+        one = (
+            {k: v[:1].to(team.device) for k, v in inputs.items()}
+            if isinstance(inputs, Mapping)
+            else inputs[:1].to(team.device)
+        )
         found[role] = asdict(costs.cost(model, one))
     return found
 

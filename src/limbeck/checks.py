@@ -17,6 +17,7 @@ from limbeck.errors import HyperParameterError, LimbeckError, NonFiniteError
 from limbeck.models import build, load_weights
 from limbeck.phase import Batch
 from limbeck.recipe import Distill, Evaluate, Model, Path, Recipe, Train
+from limbeck.taps import title
 
 
 def data_shape(recipe: Recipe) -> tuple[tuple[int, int, int], int]:
@@ -85,6 +86,15 @@ def _stages(
             pass  # made-up images through fresh weights prove nothing about real ones
         except LimbeckError as error:
             found.append((("stages", index, "method"), str(error)))
+        except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+            cast = ", ".join(f"{role} {title(model)}" for role, model in models.items())
+            found.append(
+                (
+                    ("stages", index),
+                    f"one step of {type(stage.method).__name__} on images of {list(shape)} fails for {cast}: "
+                    f"{type(error).__name__}: {error}",
+                )
+            )
         shelf[stage.name] = models["student"]
     return found
 

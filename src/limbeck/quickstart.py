@@ -27,7 +27,7 @@ def shipped(name: str) -> Path:
 def run(*, out: str | Path = "runs/quickstart", seeds: int = 5, quiet: bool = False) -> Path:
     """Run the shipped digits recipe with so many seeds; returns the run folder."""
     from limbeck import config
-    from limbeck.run import run as run_recipe
+    from limbeck.runner import run as run_recipe
 
     recipe = dataclasses.replace(config.read_recipe(shipped("digits-quickstart")), seeds=tuple(range(seeds)))
     # One thread: networks this small are slower on several.

@@ -45,7 +45,9 @@ def commit() -> str | None:
     here = Path(__file__).parent
     try:
         told = [
-            subprocess.run(["git", "-C", str(here), *args], capture_output=True, text=True, timeout=5, check=True).stdout
+            subprocess.run(
+                ["git", "-C", str(here), *args], capture_output=True, text=True, timeout=5, check=True
+            ).stdout
             for args in (("rev-parse", "--short=12", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
         ]
     except (OSError, subprocess.SubprocessError):
@@ -127,7 +129,9 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise RunFolderError(f"another process is running in {folder}; wait for it, or choose another --out") from error
+            raise RunFolderError(
+                f"another process is running in {folder}; wait for it, or choose another --out"
+            ) from error
         yield
 
 

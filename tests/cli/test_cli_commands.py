@@ -136,9 +136,9 @@ def test_a_wrong_command_line_ends_with_2(words, capsys):
 
 @pytest.fixture
 def fake_run(monkeypatch):
-    """Stands for `limbeck.run`: remembers what it was called with, or raises."""
+    """Stands for `limbeck.runner`: remembers what it was called with, or raises."""
     calls: list[dict] = []
-    module = ModuleType("limbeck.run")
+    module = ModuleType("limbeck.runner")
 
     def run(recipe, **options):
         calls.append({"recipe": recipe, **options})
@@ -152,7 +152,7 @@ def fake_run(monkeypatch):
         error = value
 
     module.run = run  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "limbeck.run", module)
+    monkeypatch.setitem(sys.modules, "limbeck.runner", module)
     monkeypatch.setattr("limbeck.config.check", lambda parsed, **_: [])
     return calls, fail_with
 

@@ -34,7 +34,9 @@ def conv_net(width, classes=3, *, norm=True, seed=0):
 def flat_net(width=6, classes=3, seed=0):
     torch.manual_seed(seed)
     return nn.Sequential(
-        OrderedDict(flat=nn.Flatten(), layer1=nn.Sequential(nn.Linear(64, width), nn.ReLU()), fc=nn.Linear(width, classes))
+        OrderedDict(
+            flat=nn.Flatten(), layer1=nn.Sequential(nn.Linear(64, width), nn.ReLU()), fc=nn.Linear(width, classes)
+        )
     )
 
 
@@ -123,7 +125,11 @@ class Toy:
 
         return (
             Phase(
-                name="toy", modules=modules, trains={"student": ("student",)}, taps={"student": (), "teacher": ()}, step=step
+                name="toy",
+                modules=modules,
+                trains={"student": ("student",)},
+                taps={"student": (), "teacher": ()},
+                step=step,
             ),
         )
 
@@ -140,7 +146,9 @@ class Noisy:
             logits = models["student"](batch.inputs + 0.1 * noise).logits
             yield Update("student", {"ce": Term(nn.functional.cross_entropy(logits, batch.targets, reduction="none"))})
 
-        return (Phase(name="noisy", modules=modules, trains={"student": ("student",)}, taps={"student": ()}, step=step),)
+        return (
+            Phase(name="noisy", modules=modules, trains={"student": ("student",)}, taps={"student": ()}, step=step),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,10 +170,10 @@ class Breaks:
             if count[0] > self.at:
                 if self.how == "raise":
                     raise NonFiniteError("kd_kl: the teacher's logits have 3 values that are not finite")
-                if self.how == "gradient":  # the value is 0, its slope is not a number
-                    bad = (logits * 0).square().sum(1).sqrt()
-                else:
-                    bad = bad + float("nan")
+                # Either the value is not a number, or it is 0 and its slope is not a number.
+                bad = (logits * 0).square().sum(1).sqrt() if self.how == "gradient" else bad + float("nan")
             yield Update("student", {"ce": Term(ce, 0.5), "bad": Term(bad, 0.0 if self.how == "weightless" else 1.0)})
 
-        return (Phase(name="breaks", modules=modules, trains={"student": ("student",)}, taps={"student": ()}, step=step),)
+        return (
+            Phase(name="breaks", modules=modules, trains={"student": ("student",)}, taps={"student": ()}, step=step),
+        )

@@ -73,7 +73,10 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(tmp_path, monkey
     )
     assert path.read_bytes() == whole
     assert [p.name for p in tmp_path.iterdir()] == [path.name], "nothing half-written is left"
-    with refusing(monkeypatch, (Path, "replace"), READ_ONLY), pytest.raises(RunFolderError, match="Read-only file system"):
+    with (
+        refusing(monkeypatch, (Path, "replace"), READ_ONLY),
+        pytest.raises(RunFolderError, match="Read-only file system"),
+    ):
         small_checkpoint(path, 2.0)
     assert path.read_bytes() == whole
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
@@ -93,7 +96,10 @@ def test_training_on_a_full_disk_stops_in_words_and_goes_on_later(size, tmp_path
     with pytest.raises(Interrupted):
         train(tmp_path / "b", stop_at=5)
     before = (tmp_path / "b" / "checkpoint.safetensors").read_bytes()
-    with disk_of(size), pytest.raises(RunFolderError, match=r"cannot write .*(steps.jsonl|checkpoint.safetensors): .*File too large"):
+    with (
+        disk_of(size),
+        pytest.raises(RunFolderError, match=r"cannot write .*(steps.jsonl|checkpoint.safetensors): .*File too large"),
+    ):
         train(tmp_path / "b")
     assert (tmp_path / "b" / "checkpoint.safetensors").read_bytes() == before
     again, others = train(tmp_path / "b")
@@ -128,10 +134,16 @@ def test_best_weights_that_cannot_be_written_leave_the_old_ones(tmp_path):
 def test_a_record_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
     path = tmp_path / "run.json"
     record.write_json(path, {"status": "running"})
-    with disk_of(10), pytest.raises(RunFolderError, match=r"cannot write .*run.json: File too large. What was there before is"):
+    with (
+        disk_of(10),
+        pytest.raises(RunFolderError, match=r"cannot write .*run.json: File too large. What was there before is"),
+    ):
         record.write_json(path, {"status": "done", "more": "x" * 100})
     assert record.read_json(path) == {"status": "running"}
-    with refusing(monkeypatch, (Path, "replace"), READ_ONLY), pytest.raises(RunFolderError, match="Read-only file system"):
+    with (
+        refusing(monkeypatch, (Path, "replace"), READ_ONLY),
+        pytest.raises(RunFolderError, match="Read-only file system"),
+    ):
         record.write_json(path, {"status": "done"})
     assert record.read_json(path) == {"status": "running"}
     assert [p.name for p in tmp_path.iterdir()] == ["run.json"]
@@ -151,23 +163,27 @@ def test_a_record_that_cannot_be_read_is_named(tmp_path):
         record.read_json(path)
     path.unlink()
     path.mkdir()
-    with pytest.raises(RunFolderError, match="cannot read .*Is a directory"):
+    with pytest.raises(RunFolderError, match=r"cannot read .*Is a directory"):
         record.read_json(path)
 
 
 def test_a_folder_has_one_run_at_a_time(tmp_path, monkeypatch):
     folder = tmp_path / "deep" / "run"
-    with record.locked(folder):
-        with pytest.raises(RunFolderError, match=r"another process is running in .*run; wait for it, or choose another --out"):
-            record.locked(folder).__enter__()
+    with (
+        record.locked(folder),
+        pytest.raises(
+            RunFolderError, match=r"another process is running in .*run; wait for it, or choose another --out"
+        ),
+    ):
+        record.locked(folder).__enter__()
     with record.locked(folder):
         pass
+    (tmp_path / "file").write_text("")
     with pytest.raises(RunFolderError, match=r"cannot write in .*: Not a directory; choose another folder with --out"):
-        (tmp_path / "file").write_text("")
         record.locked(tmp_path / "file" / "run").__enter__()
     with (
         refusing(monkeypatch, (Path, "mkdir"), READ_ONLY),
-        pytest.raises(RunFolderError, match="cannot write in .*: Read-only file system"),
+        pytest.raises(RunFolderError, match=r"cannot write in .*: Read-only file system"),
     ):
         record.locked(tmp_path / "new").__enter__()
 

@@ -21,7 +21,7 @@ from limbeck.engine.evaluate import metrics, predictions
 from limbeck.engine.loop import fit, identity, rehearse, seed_everything, split
 from limbeck.engine.team import Team
 from limbeck.errors import LimbeckError, NonFiniteError
-from limbeck.methods import KD, FitNets, LogitMatching, NST, Supervised
+from limbeck.methods import KD, NST, FitNets, LogitMatching, Supervised
 from limbeck.phase import Batch
 from limbeck.settings import Optimizer, Schedule, Training
 
@@ -45,12 +45,24 @@ def data_for(name, **more):
     return Seeking(multi=name == "sigmoid_kd", **more)
 
 
-def train(method, models, data=None, *, seed=0, name="run", folder=None, validate=None, stop=None, watch=None, **training):
+def train(
+    method, models, data=None, *, seed=0, name="run", folder=None, validate=None, stop=None, watch=None, **training
+):
     training = {"epochs": 2, "batch_size": 6, "optimizer": PLAIN, **training}
     return fit(
-        method, models, data or Seeking(), training=Training(**training), seed=seed, name=name, team=CPU,
-        folder=folder, validate=validate, stop=stop, watch=watch, classes=3,
-    )  # fmt: skip
+        method,
+        models,
+        data or Seeking(),
+        training=Training(**training),
+        seed=seed,
+        name=name,
+        team=CPU,
+        folder=folder,
+        validate=validate,
+        stop=stop,
+        watch=watch,
+        classes=3,
+    )
 
 
 def lines(folder, kind="step"):
@@ -212,7 +224,9 @@ def test_four_parts_of_a_batch_equal_the_batch(name):
 
 def test_parts_are_logged_as_the_batch_is(tmp_path):
     for accumulate in (1, 4):
-        train(KD(), pair(norm=False), Seeking(size=10, rows=30), accumulate=accumulate, folder=tmp_path / str(accumulate))
+        train(
+            KD(), pair(norm=False), Seeking(size=10, rows=30), accumulate=accumulate, folder=tmp_path / str(accumulate)
+        )
     a, b = (lines(tmp_path / n) for n in ("1", "4"))
     assert len(a) == len(b) == 6
     for one, four in zip(a, b):
@@ -273,7 +287,13 @@ def test_the_average_of_weights_is_the_hand_made_one():
     ids=lambda s: s.kind if isinstance(s, Schedule) else "",
 )
 def test_the_log_holds_the_rates_of_the_schedule(schedule, wanted, tmp_path):
-    train(Supervised(), pair(), schedule=schedule, folder=tmp_path, optimizer=Optimizer(lr=0.2, momentum=0.0, nesterov=False))
+    train(
+        Supervised(),
+        pair(),
+        schedule=schedule,
+        folder=tmp_path,
+        optimizer=Optimizer(lr=0.2, momentum=0.0, nesterov=False),
+    )
     log = lines(tmp_path)
     assert [line["step"] for line in log] == list(range(1, 9))
     assert [line["lr"]["student"] for line in log] == pytest.approx([0.2 * w for w in wanted])
@@ -353,7 +373,9 @@ def test_decay_can_spare_biases_and_norms():
     assert len(decays) == len(list(models["student"].parameters()))
 
 
-@pytest.mark.parametrize("layout", [{"precision": "bf16"}, {"channels_last": True}, {"precision": "bf16", "channels_last": True}])
+@pytest.mark.parametrize(
+    "layout", [{"precision": "bf16"}, {"channels_last": True}, {"precision": "bf16", "channels_last": True}]
+)
 @pytest.mark.parametrize("method", [KD(), FitNets(), NST(), LogitMatching()], ids=lambda m: type(m).__name__)
 def test_other_precisions_and_layouts(method, layout):
     plain, other = pair(), pair()
@@ -460,8 +482,12 @@ def test_only_the_last_phase_is_measured():
     scores = Scores(0.1, 0.3, 0.2, 0.4)
     found = train(FitNets(hint_share=0.5), pair(), epochs=4, validate=scores, patience=5)
     assert [(h["phase"], h["epoch"], "validation" in h) for h in found.history] == [
-        ("before", 0, True), ("hint", 1, False), ("hint", 2, False), ("distill", 1, True), ("distill", 2, True),
-    ]  # fmt: skip
+        ("before", 0, True),
+        ("hint", 1, False),
+        ("hint", 2, False),
+        ("distill", 1, True),
+        ("distill", 2, True),
+    ]
     assert found.best["epoch"] == 1
 
 
@@ -474,7 +500,9 @@ def test_a_term_that_is_not_finite_stops_before_the_weights_move(tmp_path):
         train(Breaks(at=5), models, name="kd", folder=tmp_path)
     rows = next(iter(list(Seeking().epoch(1))[1:])).rows.tolist()
     text = str(error.value)
-    assert text.startswith(f"kd, breaks, epoch 2, step 2, rows {rows} ...: non-finite term 'student/bad' (all terms: student/ce = ")
+    assert text.startswith(
+        f"kd, breaks, epoch 2, step 2, rows {rows} ...: non-finite term 'student/bad' (all terms: student/ce = "
+    )
     assert "student/bad = nan, student/loss = nan)." in text
     assert f"The last good checkpoint is kept in {tmp_path}." in text
     assert text.endswith("Try a lower learning rate, gradient clipping (training.clip), or fp32.")
@@ -496,17 +524,23 @@ def test_a_term_without_weight_is_looked_at_too():
 
 
 def test_what_a_loss_says_is_passed_on_with_the_place():
-    with pytest.raises(NonFiniteError, match=r"run, breaks, epoch 1, step 3, rows \[.*\] ...: kd_kl: the teacher's logits"):
+    with pytest.raises(
+        NonFiniteError, match=r"run, breaks, epoch 1, step 3, rows \[.*\] ...: kd_kl: the teacher's logits"
+    ):
         train(Breaks(at=2, how="raise"), pair())
 
 
 def test_weights_that_are_not_finite_replace_no_good_checkpoint(tmp_path):
     """The last loss of an epoch is finite, its gradient is not."""
-    with pytest.raises(NonFiniteError, match=r"run, breaks, epoch 3, step 1: the weights 'layer1.0.weight' of 'student' are no"):
+    with pytest.raises(
+        NonFiniteError, match=r"run, breaks, epoch 3, step 1: the weights 'layer1.0.weight' of 'student' are no"
+    ):
         train(Breaks(at=7, how="gradient"), pair(), folder=tmp_path, epochs=3)
     training = Training(epochs=3, batch_size=6, optimizer=PLAIN)
     position, tensors, _ = load(
-        tmp_path / "checkpoint.safetensors", identity("run", 0, Breaks(at=7, how="gradient"), training), torch.device("cpu")
+        tmp_path / "checkpoint.safetensors",
+        identity("run", 0, Breaks(at=7, how="gradient"), training),
+        torch.device("cpu"),
     )
     assert position.epoch == 1
     assert all(bool(torch.isfinite(t).all()) for t in tensors.values())
@@ -534,7 +568,9 @@ def test_terms_of_a_device_are_checked_when_they_come(monkeypatch):
 
     monkeypatch.setattr(loop._Session, "_collect", spy)
     monkeypatch.setattr(loop, "math", Blind)
-    with pytest.raises(NonFiniteError, match=r"run, breaks, epoch 1, step 2, rows \[.*non-finite term 'student/bad' \(all"):
+    with pytest.raises(
+        NonFiniteError, match=r"run, breaks, epoch 1, step 2, rows \[.*non-finite term 'student/bad' \(all"
+    ):
         train(Breaks(at=1), pair())
     assert seen == [1, 1]
 
@@ -571,11 +607,13 @@ def test_views_of_the_data_are_counted_over_all_phases():
 
     class Spy(Seeking):
         def epoch(self, epoch, rank=0, world=1, skip=0):
-            seen.setdefault(current, []).append(epoch)
+            seen.setdefault(self.name, []).append(epoch)
             return super().epoch(epoch, rank, world, skip)
 
-    for current, method in (("kd", KD()), ("fitnets", FitNets(hint_share=0.5))):
-        train(method, pair(), Spy(), epochs=4)
+    for name, method in (("kd", KD()), ("fitnets", FitNets(hint_share=0.5))):
+        data = Spy()
+        data.name = name
+        train(method, pair(), data, epochs=4)
     assert seen["kd"] == seen["fitnets"] == [0, 0, 1, 2, 3]  # the first is the look at an example
 
 

@@ -40,7 +40,7 @@ class Steps:
                 name="made",
                 modules={**cast.models, **self.extra},
                 trains=self.trains,
-                taps={role: () for role in self.taps},
+                taps=dict.fromkeys(self.taps, ()),
                 step=self.step,
                 optimizers=self.optimizers or {},
             ),
@@ -129,7 +129,9 @@ def test_mutual_learning_equals_a_loop_by_hand():
     a, b = flat_net(), flat_net(seed=1)
     for batch in Seeking().epoch(0):
         for me, other in ((a, b), (b, a)):
-            grads = torch.autograd.grad(loss(me(batch.inputs), other(batch.inputs), batch.targets).mean(), list(me.parameters()))
+            grads = torch.autograd.grad(
+                loss(me(batch.inputs), other(batch.inputs), batch.targets).mean(), list(me.parameters())
+            )
             with torch.no_grad():
                 for p, g in zip(me.parameters(), grads):
                     p -= 0.05 * g
@@ -159,11 +161,17 @@ def test_modes_are_those_of_the_phase():
 
     def step(models, batch, moment):
         modes.append((student.layer1[1].training, models["extra"].training, models["teacher"].training))
-        yield Update("student", {"ce": Term(nn.functional.cross_entropy(models["student"](batch.inputs).output, batch.targets))})
+        yield Update(
+            "student", {"ce": Term(nn.functional.cross_entropy(models["student"](batch.inputs).output, batch.targets))}
+        )
 
     teacher = conv_net(5, seed=1).train()
     student.eval()
-    train(Steps(step, {"student": ("student", "extra")}, {"extra": extra}), {"student": student, "teacher": teacher}, epochs=2)
+    train(
+        Steps(step, {"student": ("student", "extra")}, {"extra": extra}),
+        {"student": student, "teacher": teacher},
+        epochs=2,
+    )
     assert modes == [(True, True, False)] * 8
     assert teacher.training
     assert not student.training
@@ -239,8 +247,40 @@ def test_a_module_has_one_owner():
         Phase(name="p", modules={"net": net}, trains={"a": ("net",), "b": ("net",)}, taps={}, step=lambda *_: iter(()))
 
 
-@pytest.mark.parametrize("where", [{"trains": {"a": ("nett",)}}, {"taps": {"nett": ()}}, {"stops": frozenset({"nett"})}])
+@pytest.mark.parametrize(
+    "where", [{"trains": {"a": ("nett",)}}, {"taps": {"nett": ()}}, {"stops": frozenset({"nett"})}]
+)
 def test_what_a_phase_names_exists(where):
     given = {"trains": {}, "taps": {}, **where}
     with pytest.raises(NameUnknown, match=r"no module 'nett' in phase 'p'; near: net"):
         Phase(name="p", modules={"net": flat_net()}, step=lambda *_: iter(()), **given)
+
+
+def test_the_frozen_ask_for_no_gradients():
+    """Not only is nothing stored: the graph through the teacher is never made."""
+    seen = []
+    student, teacher, extra = flat_net(), flat_net(seed=1), flat_net(seed=2)
+
+    def step(models, batch, moment):
+        outputs = {role: models[role](batch.inputs) for role in ("teacher", "extra")}
+        seen.append({role: y.requires_grad for role, y in outputs.items()})
+        yield Update("student", {"ce": ce(models, batch)})
+
+    method = Steps(step, {"student": ("student",)}, {"extra": extra})
+    train(method, {"student": student, "teacher": teacher})
+    assert seen == [{"teacher": False, "extra": False}] * 4
+    assert all(p.requires_grad for net in (student, teacher, extra) for p in net.parameters())
+
+
+def test_every_step_has_random_numbers_of_its_own():
+    drawn = []
+
+    def step(models, batch, moment):
+        drawn.append((float(torch.rand(1, generator=moment.generator)), float(torch.rand(1))))
+        yield Update("student", {"ce": ce(models, batch)})
+
+    train(Steps(step, {"student": ("student",)}, {}), {"student": flat_net()}, epochs=3)
+    assert len(drawn) == 12
+    assert len({value for pair in drawn for value in pair}) >= 12
+    assert len({own for own, _ in drawn}) == 12
+    assert len({common for _, common in drawn}) == 12

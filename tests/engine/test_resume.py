@@ -35,7 +35,10 @@ class Measure:
     """Depends on the weights, so that the best epoch is one of them."""
 
     def __call__(self, model):
-        return {"accuracy": float(model.fc.bias.detach().double().sum()), "loss": float(model.fc.weight.detach().norm())}
+        return {
+            "accuracy": float(model.fc.bias.detach().double().sum()),
+            "loss": float(model.fc.weight.detach().norm()),
+        }
 
 
 def go(method, folder, *, data=None, stop_at=None, training=None, models=None, validate=True, seed=0):
@@ -46,9 +49,18 @@ def go(method, folder, *, data=None, stop_at=None, training=None, models=None, v
     settings = Training(**{"epochs": 4, "batch_size": 6, "optimizer": SGD, "checkpoint": 1000.0, **(training or {})})
     try:
         found = fit(
-            method, models, data, training=settings, seed=seed, name="stage", team=CPU, folder=folder, classes=3,
-            validate=Measure() if validate else None, stop=stop,
-        )  # fmt: skip
+            method,
+            models,
+            data,
+            training=settings,
+            seed=seed,
+            name="stage",
+            team=CPU,
+            folder=folder,
+            classes=3,
+            validate=Measure() if validate else None,
+            stop=stop,
+        )
     except Interrupted as error:
         return str(error), models
     return found, models
@@ -77,7 +89,11 @@ CASES = {
     "kd-adamw-clip": (KD(), {"optimizer": ADAM, "clip": 0.5}, 16),
     "kd-ema": (KD(), {"ema": 0.9}, 16),
     "fitnets": (FitNets(hint_share=0.5), {}, 16),
-    "fitnets-ema-own-optimizer": (FitNets(hint_share=0.5, hint_optimizer=Optimizer(kind="rmsprop", lr=1e-3)), {"ema": 0.9}, 16),
+    "fitnets-ema-own-optimizer": (
+        FitNets(hint_share=0.5, hint_optimizer=Optimizer(kind="rmsprop", lr=1e-3)),
+        {"ema": 0.9},
+        16,
+    ),
     "logit-matching": (LogitMatching(), {"optimizer": ADAM}, 20),
     "noise": (Noisy(), {"accumulate": 2}, 16),
 }
@@ -209,10 +225,14 @@ def test_a_users_shuffled_loader_is_walked_to_the_same_place(stop_at, tmp_path):
 # -- what cannot be gone on with --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("change", [{"method": KD(temperature=5)}, {"seed": 1}, {"training": {"clip": 1.0}}, {"training": {"epochs": 5}}])
+@pytest.mark.parametrize(
+    "change", [{"method": KD(temperature=5)}, {"seed": 1}, {"training": {"clip": 1.0}}, {"training": {"epochs": 5}}]
+)
 def test_another_stages_checkpoint_is_refused(change, tmp_path):
     go(KD(), tmp_path, stop_at=3)
-    with pytest.raises(RunFolderError, match=r"checkpoint.safetensors belongs to another stage or other settings; choose another"):
+    with pytest.raises(
+        RunFolderError, match=r"checkpoint.safetensors belongs to another stage or other settings; choose another"
+    ):
         go(**{"method": KD(), "folder": tmp_path, **change})
 
 
@@ -229,7 +249,9 @@ def test_a_damaged_checkpoint_is_named(damage, tmp_path):
     path = tmp_path / "checkpoint.safetensors"
     whole = path.read_bytes()
     path.write_bytes({"empty": b"", "half": whole[: len(whole) // 2], "text": b"no tensors here"}[damage])
-    with pytest.raises(RunFolderError, match=r"the checkpoint .* cannot be read \(.*\); remove it to train this stage anew"):
+    with pytest.raises(
+        RunFolderError, match=r"the checkpoint .* cannot be read \(.*\); remove it to train this stage anew"
+    ):
         go(KD(), tmp_path)
     path.unlink()
     fresh, _ = go(KD(), tmp_path)
@@ -256,7 +278,9 @@ def test_modules_and_optimizers_go_through_a_file(tmp_path):
     model(torch.randn(4, 1, 8, 8)).sum().backward()
     optimizer.step()
     tensors, numbers = checkpoint.pack({"student": model, "tied": tied}, {"student": optimizer})
-    place = checkpoint.Position(phase=1, epoch=2, step=3, best={"epoch": 1}, history=[{"a": 1}], waiting=[(4, {"x": 0.1})])
+    place = checkpoint.Position(
+        phase=1, epoch=2, step=3, best={"epoch": 1}, history=[{"a": 1}], waiting=[(4, {"x": 0.1})]
+    )
     checkpoint.save(tmp_path / "c.safetensors", place, tensors, numbers, "who")
     assert [p.name for p in tmp_path.iterdir()] == ["c.safetensors"]
     found, tensors, numbers = checkpoint.load(tmp_path / "c.safetensors", "who", torch.device("cpu"))
@@ -303,9 +327,12 @@ def test_two_phases_may_call_different_modules_by_one_name(tmp_path):
             heads = [torch.nn.Linear(3, 3) for _ in range(2)]
             return [
                 Phase(
-                    name=name, modules={"student": cast.models["student"], "head": head},
-                    trains={"student": ("student", "head")}, taps={}, step=step,
-                )  # fmt: skip
+                    name=name,
+                    modules={"student": cast.models["student"], "head": head},
+                    trains={"student": ("student", "head")},
+                    taps={},
+                    step=step,
+                )
                 for name, head in zip("ab", heads)
             ]
 
@@ -336,6 +363,27 @@ def test_supervised_needs_no_teacher_to_go_on(tmp_path):
 def test_identity_is_of_the_stage_and_its_settings():
     base = ("stage", 0, KD(), Training())
     assert loop.identity(*base) == loop.identity("stage", 0, KD(), Training(checkpoint=1.0))
-    others = [("other", 0, KD(), Training()), ("stage", 1, KD(), Training()), ("stage", 0, KD(soft=1), Training()),
-              ("stage", 0, KD(), Training(epochs=3))]  # fmt: skip
+    others = [
+        ("other", 0, KD(), Training()),
+        ("stage", 1, KD(), Training()),
+        ("stage", 0, KD(soft=1), Training()),
+        ("stage", 0, KD(), Training(epochs=3)),
+    ]
     assert len({loop.identity(*o) for o in (base, *others)}) == 5
+
+
+def test_lines_of_the_log_that_tell_of_several_steps_stay_whole(tmp_path):
+    """A line is the mean of the steps since the last one, whether a checkpoint came in between or a night."""
+
+    def long():
+        return Seeking(rows=120, size=2)  # 60 steps: a line for every second one
+
+    training = {"epochs": 1}
+    straight = go(KD(), tmp_path / "a", data=long(), training=training)
+    often = go(KD(), tmp_path / "b", data=long(), training={**training, "checkpoint": 1e-9})
+    text, _ = go(KD(), tmp_path / "c", data=long(), training=training, stop_at=31)
+    assert text == "stopped at stage, distill, epoch 1, step 31"
+    again = go(KD(), tmp_path / "c", data=long(), training=training)
+    equal(straight, often, tmp_path / "a", tmp_path / "b")
+    equal(straight, again, tmp_path / "a", tmp_path / "c")
+    assert [row["step"] for row in told(tmp_path / "a") if row["kind"] == "step"] == list(range(2, 61, 2))

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from limbeck.errors import HyperParameterError, Interrupted, LimbeckError, NameUnknown, RecipeError
 
+_STOPPED = "interrupted; what was saved is whole, and the same command goes on from there"
 _UNUSABLE = (RecipeError, HyperParameterError, NameUnknown)
 
 
@@ -28,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except LimbeckError as error:
         return _fail(error, debug)
     except KeyboardInterrupt:
-        return _interrupted("interrupted")
+        return _interrupted(_STOPPED)
     except BrokenPipeError:  # the reader of our output, "| head" say, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -37,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         return _usage(error)
     if code == 130:  # typer's own answer to an interrupt
-        return _interrupted("interrupted")
+        return _interrupted(_STOPPED)
     return code if isinstance(code, int) else 0
 
 
@@ -63,7 +64,7 @@ def _interrupted(text: str) -> int:
 def _usage(error: Exception) -> int:
     """Typer's own errors: it shows them, we choose the exit code.  Anything else is a bug, and keeps its traceback."""
     if type(error).__name__ == "Abort":
-        return _interrupted("interrupted")
+        return _interrupted(_STOPPED)
     show = getattr(error, "show", None)
     if show is None:
         raise error

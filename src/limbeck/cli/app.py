@@ -102,7 +102,7 @@ def run(
     parsed = config.read(recipe, sets or ())
     machine = choose(parsed.machine, accelerator=accelerator, devices=devices, threads=threads)
     _refuse(config.check(parsed))
-    from limbeck.run import run as run_recipe
+    from limbeck.runner import run as run_recipe
 
     folder = out if out is not None else Path("runs") / parsed.recipe.name
     if fresh:

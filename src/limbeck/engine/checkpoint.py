@@ -75,7 +75,9 @@ def write_atomically(path: Path, write: Any) -> None:
         ) from error
 
 
-def pack(modules: Mapping[str, nn.Module], optimizers: Mapping[str, torch.optim.Optimizer]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def pack(
+    modules: Mapping[str, nn.Module], optimizers: Mapping[str, torch.optim.Optimizer]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Modules and optimizers as flat tensors, and the numbers that are no tensors."""
     tensors: dict[str, Tensor] = {}
     numbers: dict[str, Any] = {}
@@ -117,7 +119,9 @@ def unpack(
         optimizer.load_state_dict(whole)
 
 
-def save(path: Path, position: Position, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any], identity: str) -> None:
+def save(
+    path: Path, position: Position, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any], identity: str
+) -> None:
     """Write a checkpoint.  ``identity`` names the stage and its settings; `load` refuses another's."""
     header = {"position": json.dumps(asdict(position)), "numbers": json.dumps(dict(numbers)), "identity": identity}
     # Shared or strided tensors would be refused; a plain copy of each is what must come back.
@@ -140,7 +144,9 @@ def load(path: Path, identity: str, device: torch.device) -> tuple[Position, dic
         position = Position(**json.loads(header["position"]))
         numbers = json.loads(header["numbers"])
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise RunFolderError(f"the checkpoint {path} cannot be read ({error}); remove it to train this stage anew") from error
+        raise RunFolderError(
+            f"the checkpoint {path} cannot be read ({error}); remove it to train this stage anew"
+        ) from error
     if header.get("identity") != identity:
         raise RunFolderError(f"the checkpoint {path} belongs to another stage or other settings; choose another folder")
     return position, tensors, numbers

@@ -37,7 +37,12 @@ def to_device(batch: Batch, device: torch.device, channels_last: bool = False) -
 
 
 def predictions(
-    model: nn.Module, batches: Iterable[Batch], *, device: torch.device, precision: str = "fp32", channels_last: bool = False
+    model: nn.Module,
+    batches: Iterable[Batch],
+    *,
+    device: torch.device,
+    precision: str = "fp32",
+    channels_last: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """Logits ``[rows, classes]`` in float32 and targets of all batches, on the CPU.
 
@@ -59,7 +64,9 @@ def predictions(
     if not logits:
         raise DataError("there is nothing to evaluate on: the batches ran out before the first one")
     if targets and len(targets) < len(logits):
-        raise TargetError(f"{len(targets)} of {len(logits)} batches have targets; to evaluate, all must have them or none")
+        raise TargetError(
+            f"{len(targets)} of {len(logits)} batches have targets; to evaluate, all must have them or none"
+        )
     return torch.cat(logits), torch.cat(targets) if targets else None
 
 
@@ -97,7 +104,8 @@ def metrics(logits: Tensor, targets: Tensor | None) -> dict[str, float]:
     return {
         "accuracy": correct.mean().item(),
         "loss": loss.item(),
-        "ece": sum(b["count"] * abs(b["accuracy"] - b["confidence"]) for b in reliability(confidence, correct)) / len(correct),
+        "ece": sum(b["count"] * abs(b["accuracy"] - b["confidence"]) for b in reliability(confidence, correct))
+        / len(correct),
         "n": len(logits),
     }
 
@@ -114,13 +122,15 @@ def reliability(confidence: Tensor, correct: Tensor, bins: int = BINS) -> list[d
         inside = index == i
         count = int(inside.sum())
         if count:
-            found.append({
-                "low": i / bins,
-                "high": (i + 1) / bins,
-                "confidence": confidence[inside].mean().item(),
-                "accuracy": correct[inside].mean().item(),
-                "count": count,
-            })
+            found.append(
+                {
+                    "low": i / bins,
+                    "high": (i + 1) / bins,
+                    "confidence": confidence[inside].mean().item(),
+                    "accuracy": correct[inside].mean().item(),
+                    "count": count,
+                }
+            )
     return found
 
 

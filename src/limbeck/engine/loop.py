@@ -232,7 +232,11 @@ class _Session:
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def run(
-        self, folder: Path | None, validate: Callable[[nn.Module], dict[str, float]] | None, watch: Watch | None, stop: Stop
+        self,
+        folder: Path | None,
+        validate: Callable[[nn.Module], dict[str, float]] | None,
+        watch: Watch | None,
+        stop: Stop,
     ) -> Fit:
         self.folder, self.validate, self.watch, self.stop = folder, validate, watch if self.team.leads else None, stop
         flags = [(p, p.requires_grad) for m in self._all_modules() for p in m.parameters()]
@@ -267,7 +271,12 @@ class _Session:
     def _result(self) -> Fit:
         at, result = self.position, self.fit
         result.phases = [
-            {"name": p.name, "epochs": n, "notes": list(p.notes), "taps": {role: list(t) for role, t in p.taps.items() if t}}
+            {
+                "name": p.name,
+                "epochs": n,
+                "notes": list(p.notes),
+                "taps": {role: list(t) for role, t in p.taps.items() if t},
+            }
             for p, n in zip(self.phases, self.epochs, strict=True)
         ]
         counted = {p.name for p in self.phases if p.epochs is None}
@@ -282,7 +291,8 @@ class _Session:
     def _run_phase(self, index: int, phase: Phase, restored: tuple[dict[str, Tensor], dict[str, Any]] | None) -> None:
         owned = {player: [phase.modules[role] for role in roles] for player, roles in phase.trains.items()}
         parameters = {
-            player: [p for m in modules for p in m.parameters() if id(p) in self.trainable] for player, modules in owned.items()
+            player: [p for m in modules for p in m.parameters() if id(p) in self.trainable]
+            for player, modules in owned.items()
         }
         for module in phase.modules.values():
             module.requires_grad_(False)
@@ -301,6 +311,7 @@ class _Session:
             self.kept["average"] = self.average
         if restored is not None:
             files.unpack(*restored, self.kept, optimizers)
+            self._take_share(restored[0])
         with ExitStack() as stack:
             players = {role: self._on_stage(stack, phase, role) for role in phase.modules}
             if self.watch:
@@ -356,7 +367,8 @@ class _Session:
             epoch = at.epoch + (at.step / steps if steps else 0.0)
             moment = Moment(torch.Generator(self.team.device).manual_seed(here), epoch, epochs)
             rates = {
-                player: optim.set_rate(o, self.training.schedule.factor(moment.progress)) for player, o in optimizers.items()
+                player: optim.set_rate(o, self.training.schedule.factor(moment.progress))
+                for player, o in optimizers.items()
             }
             count = self._step(phase, players, batch, moment, parameters, optimizers)
             if self.average is not None:
@@ -376,7 +388,9 @@ class _Session:
             if stopping:
                 raise Interrupted(f"stopped at {self.name}, {phase.name}, epoch {at.epoch + 1}, step {at.step}")
         if at.step == 0:
-            raise LimbeckError(f"epoch {at.epoch + 1} of {self.name} has no batches; a loader must give them anew every epoch")
+            raise LimbeckError(
+                f"epoch {at.epoch + 1} of {self.name} has no batches; a loader must give them anew every epoch"
+            )
         self._flush(phase, at.epoch + 1.0, {})
         at.seconds += time.perf_counter() - started
 
@@ -435,7 +449,9 @@ class _Session:
                 player = update.player
                 loss = self._sum(update, size * self.team.world / whole, size / mine, terms, phase, batch)
                 if player not in optimizers:
-                    raise LimbeckError(f"phase {phase.name!r} asks for a step of {player!r}, who owns nothing that can be trained")
+                    raise LimbeckError(
+                        f"phase {phase.name!r} asks for a step of {player!r}, who owns nothing that can be trained"
+                    )
                 if not loss.requires_grad:
                     raise LimbeckError(
                         f"phase {phase.name!r}: the loss of {player!r} ({', '.join(update.terms)}) does not depend on anything "
@@ -475,7 +491,9 @@ class _Session:
         values[f"{update.player}/loss"] = total.detach()
         # On a CPU this look is free, and comes before the weights have moved.
         if total.device.type == "cpu" and not math.isfinite(total.item()):
-            raise NonFiniteError(self._where(self._place(phase, batch), _culprit({k: v.item() for k, v in values.items()})))
+            raise NonFiniteError(
+                self._where(self._place(phase, batch), _culprit({k: v.item() for k, v in values.items()}))
+            )
         for name, value in values.items():
             terms[name] = terms[name] + part * value if name in terms else part * value
         return share * total
@@ -511,15 +529,17 @@ class _Session:
             for name, value in row.items():
                 found.setdefault(name, []).append(value)
         means = {name: sum(row) / len(row) for name, row in found.items()}
-        self._log({
-            "kind": "step",
-            "phase": phase.name,
-            "step": waiting[-1][0] + 1,
-            "epoch": round(epoch, 4),
-            "lr": rates,
-            "terms": {n: v for n, v in means.items() if not n.endswith("/loss")},
-            "loss": {n.removesuffix("/loss"): v for n, v in means.items() if n.endswith("/loss")},
-        })
+        self._log(
+            {
+                "kind": "step",
+                "phase": phase.name,
+                "step": waiting[-1][0] + 1,
+                "epoch": round(epoch, 4),
+                "lr": rates,
+                "terms": {n: v for n, v in means.items() if not n.endswith("/loss")},
+                "loss": {n.removesuffix("/loss"): v for n, v in means.items() if n.endswith("/loss")},
+            }
+        )
         return means
 
     # -- files -------------------------------------------------------------------------------------
@@ -549,10 +569,30 @@ class _Session:
     def _save(self, optimizers: Mapping[str, torch.optim.Optimizer]) -> None:
         if self.folder is not None:
             self._check_weights()
+        shares = self._shares() if self.folder is not None else {}
         if self.folder is not None and self.team.leads:
             tensors, numbers = files.pack(self.kept, optimizers)
+            tensors.update(shares)
             files.save(self.folder / "checkpoint.safetensors", self.position, tensors, numbers, self.identity)
         self.team.wait()
+
+    def _shares(self) -> dict[str, Tensor]:
+        """The buffers of every process: inside an epoch each has counted its own part of the batches."""
+        if self.team.world == 1:
+            return {}
+        return {
+            f"share/{role}/{name}": self.team.gather(buffer)
+            for role, module in self.kept.items()
+            for name, buffer in module.named_buffers()
+            if buffer.dtype != torch.bool
+        }
+
+    def _take_share(self, tensors: Mapping[str, Tensor]) -> None:
+        for role, module in self.kept.items():
+            for name, buffer in module.named_buffers():
+                found = tensors.get(f"share/{role}/{name}")
+                if found is not None and len(found) == self.team.world:
+                    buffer.copy_(found[self.team.rank])
 
     def _check_weights(self) -> None:
         """A finite loss can have a gradient that is not: such weights must not replace a good checkpoint."""
@@ -598,7 +638,9 @@ def _kept(phases: Sequence[Phase]) -> dict[str, nn.Module]:
     """The modules that are trained in some phase, by the names that they have in a checkpoint."""
     names = [phase.name for phase in phases]
     if len(set(names)) < len(names):
-        raise LimbeckError(f"two phases of this method have the same name ({', '.join(names)}); their seeds come from it")
+        raise LimbeckError(
+            f"two phases of this method have the same name ({', '.join(names)}); their seeds come from it"
+        )
     kept: dict[str, nn.Module] = {}
     for phase in phases:
         for role in (role for roles in phase.trains.values() for role in roles):

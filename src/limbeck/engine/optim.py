@@ -29,7 +29,9 @@ def build(settings: Optimizer, parameters: Iterable[nn.Parameter]) -> torch.opti
     elif settings.kind == "adamw":
         built = torch.optim.AdamW(groups, betas=settings.betas, eps=settings.eps, **common)
     else:
-        built = torch.optim.RMSprop(groups, alpha=settings.alpha, eps=settings.eps, momentum=settings.momentum, **common)
+        built = torch.optim.RMSprop(
+            groups, alpha=settings.alpha, eps=settings.eps, momentum=settings.momentum, **common
+        )
     for group in built.param_groups:
         group["base_lr"] = settings.lr
     return built

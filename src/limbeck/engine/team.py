@@ -44,6 +44,12 @@ class Team:
         """The sum of a tensor over the processes."""
         return value if self.world == 1 else self.fabric.all_reduce(value, reduce_op="sum")
 
+    def gather(self, value: Tensor) -> Tensor:
+        """The tensors of all processes, stacked: ``[world, ...]``."""
+        stacked = value.new_zeros(self.world, *value.shape)
+        stacked[self.rank] = value
+        return self.total(stacked)
+
     def wait(self) -> None:
         """Until every process is here."""
         if self.world > 1:

@@ -13,12 +13,12 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from rich.console import Console
 from torch import Tensor, nn
-from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
+from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
 from limbeck import catalog, config, record
 from limbeck.compress import cost as costs
@@ -71,7 +71,9 @@ def run(
     console = Console()
     with record.locked(folder):
         _open(folder, recipe)
-        if machine.devices == 1:
+        if _is_complete(folder):
+            stopped = None
+        elif machine.devices == 1:
             stopped = _work(alone(machine.accelerator), recipe, folder, machine, quiet, command)
         else:
             stopped = _work_in_processes(recipe, folder, machine, quiet, command)
@@ -81,6 +83,13 @@ def run(
     if not quiet:
         show(folder, console)
     return folder
+
+
+def _is_complete(folder: Path) -> bool:
+    """Whether the run is done and all its weights are there: who removes a stage's folder wants it done again."""
+    told = record.read_json(folder / "run.json") or {}
+    places = [folder / line["folder"] for stage in told.get("stages", ()) for line in stage.get("runs", ())]
+    return told.get("status") == "done" and all((place / "last.safetensors").exists() for place in places)
 
 
 def show(folder: Path, console: Console) -> None:
@@ -252,8 +261,10 @@ class _Work:
     def identity(self, name: str, before: int, seed: int) -> str:
         """A key that two references share exactly if they mean the same weights."""
         found = self.source(name, before)
-        return f"blueprint {name} {seed}" if isinstance(found, Model) and not found.weights else (
-            f"weights {name}" if isinstance(found, Model) else str(self.place(found, seed))
+        return (
+            f"blueprint {name} {seed}"
+            if isinstance(found, Model) and not found.weights
+            else (f"weights {name}" if isinstance(found, Model) else str(self.place(found, seed)))
         )
 
     # -- measuring ---------------------------------------------------------------------------------
@@ -265,7 +276,9 @@ class _Work:
             channels_last=channels_last, device=self.team.device, **augment,
         )  # fmt: skip
 
-    def predict(self, model: nn.Module, part: Images, precision: str = "fp32", channels_last: bool = False) -> tuple[Tensor, Tensor]:
+    def predict(
+        self, model: nn.Module, part: Images, precision: str = "fp32", channels_last: bool = False
+    ) -> tuple[Tensor, Tensor]:
         loader = self.loader(part, 500, 0, channels_last, vary=False)
         logits, targets = predictions(
             model, loader.evaluation(), device=self.team.device, precision=precision, channels_last=channels_last
@@ -302,9 +315,7 @@ def student_of(stage: Trained) -> str:
     return stage.model if isinstance(stage, Train) else stage.student
 
 
-def _work(
-    team: Team, recipe: Recipe, folder: Path, machine: Machine, quiet: bool, command: str
-) -> str | None:
+def _work(team: Team, recipe: Recipe, folder: Path, machine: Machine, quiet: bool, command: str) -> str | None:
     """Everything that a process of the team does; None, or where it was asked to stop."""
     kept = record.read_json(folder / "run.json") or {}
     threads = machine.threads or kept.get("machine", {}).get("threads")
@@ -407,6 +418,8 @@ def _train(work: _Work, index: int, stage: Trained, seed: int, stop: Stop) -> No
             line["cost"] = _cost(work, work.model(student_of(stage), index, seed))
         return
     training = stage.training
+    if training.precision == "bf16" and work.team.device.type == "cpu" and not _has_amx():
+        work.note("bf16 on a processor without AMX is likely slower than fp32 (training.precision)")
     models = {"student": _synchronised(work, work.model(student_of(stage), index, seed))}
     if isinstance(stage, Distill):
         models["teacher"] = work.model(stage.teacher, index, seed)
@@ -458,6 +471,12 @@ def _train(work: _Work, index: int, stage: Trained, seed: int, stop: Stop) -> No
     line["runs"].append(found)
 
 
+def _has_amx() -> bool:
+    """Whether this processor multiplies bf16 matrices in hardware."""
+    known = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return known is None or bool(known())
+
+
 def _synchronised(work: _Work, model: nn.Module) -> nn.Module:
     """Batch statistics over all processes where that exists; else the user is told what happens instead."""
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
@@ -479,7 +498,6 @@ def _cost(work: _Work, model: nn.Module) -> dict[str, Any]:
 
 
 def _evaluate(work: _Work, index: int, stage: Evaluate, seed: int) -> None:
-    part = work.data.test if stage.split == "test" else work.data.validation
     names = stage.models or tuple(
         dict.fromkeys(
             [n for n, m in work.recipe.models.items() if m.weights]
@@ -492,11 +510,19 @@ def _evaluate(work: _Work, index: int, stage: Evaluate, seed: int) -> None:
         shared = isinstance(found, Model) or not found.per_seed
         if shared and seed != work.recipe.seeds[0]:
             continue
-        if stage.split == "test":
-            logits, targets = work.test_logits(name, index, seed), part.labels.cpu()
-        else:
-            logits, targets = work.predict(work.model(name, index, seed).to(work.team.device), part)
-        results.setdefault(name, []).append({"seed": seed, **metrics(logits, targets)})
+        results.setdefault(name, []).append({"seed": seed, **_measured(work, index, stage.split, name, seed)})
+
+
+def _measured(work: _Work, index: int, split: Literal["test", "validation"], name: str, seed: int) -> dict[str, float]:
+    """The metrics of a network on one part; those of a stage's result were measured when it was done."""
+    found = work.source(name, index)
+    if not isinstance(found, Model):
+        done = record.read_json(work.folder / work.place(found, seed) / "result.json")
+        if done is not None:
+            return done["last"][split]
+    if split == "test":
+        return metrics(work.test_logits(name, index, seed), work.data.test.labels.cpu())
+    return metrics(*work.predict(work.model(name, index, seed).to(work.team.device), work.data.validation))
 
 
 def _finish(work: _Work) -> None:

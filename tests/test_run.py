@@ -1,0 +1,352 @@
+"""Running recipes: once, twice, interrupted, killed, by two processes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from limbeck import config, record
+from limbeck.data.spec import Data
+from limbeck.errors import Interrupted, LimbeckError, RunFolderError
+from limbeck.methods import KD, NST, AttentionTransfer, FitNets, LogitMatching, Supervised
+from limbeck.recipe import Distill, Evaluate, Machine, Model, Recipe, Train
+from limbeck.runner import run
+from limbeck.settings import Optimizer, Training
+
+QUICK = Training(epochs=2, batch_size=32, optimizer=Optimizer(lr=0.05))
+ONE = Machine(accelerator="cpu")
+KD_ALONE = (("kd", KD()),)
+
+
+def mlp(width):
+    return Model(name="digits_mlp", options={"hidden": [width]})
+
+
+def small(*, seeds=(0,), distill=KD_ALONE, training=QUICK, rows=320):
+    return Recipe(
+        name="small",
+        models={"big": mlp(24), "thin": mlp(6)},
+        data=Data(validation=200),
+        seeds=seeds,
+        stages=(
+            Train(name="teacher", model="big", training=training, rows=rows, per_seed=False),
+            Train(name="alone", model="thin", training=training, rows=rows),
+            *(
+                Distill(name=n, student="thin", teacher="teacher", method=m, training=training, rows=rows)
+                for n, m in distill
+            ),
+            Evaluate(name="final"),
+        ),
+    )
+
+
+def sha(folder, stage, seed=0):
+    path = Path(folder) / "stages" / stage / f"seed-{seed}" / "last.safetensors"
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """A run with two seeds, straight through."""
+    folder = tmp_path_factory.mktemp("run") / "done"
+    torch.manual_seed(3)
+    before = torch.random.get_rng_state()
+    recipe = small(seeds=(0, 1), distill=(("kd", KD()), ("fitnets", FitNets())))
+    assert run(recipe, out=folder, machine=ONE, quiet=True) == folder
+    assert torch.equal(before, torch.random.get_rng_state()), "the caller's random numbers are its own"
+    return folder, recipe
+
+
+def test_a_run_leaves_its_record(done):
+    folder, recipe = done
+    told = record.read_json(folder / "run.json")
+    assert told["status"] == "done"
+    assert told["finished"] >= told["created"]
+    assert told["recipe_hash"] == config.recipe_hash(recipe)
+    assert config.recipe_hash(config.read_recipe(folder / "recipe.yaml")) == told["recipe_hash"]
+    assert told["data"]["rows"] == {"train": 1000, "validation": 200, "test": 597}
+    assert told["machine"]["devices"] == 1
+    assert told["baseline"] == "alone"
+    assert {"torch", "limbeck", "python"} <= set(told["versions"])
+    stages = {s["name"]: s for s in told["stages"]}
+    assert [len(stages[n]["runs"]) for n in ("teacher", "alone", "kd", "fitnets")] == [1, 2, 2, 2]
+    for name in ("alone", "kd", "fitnets"):
+        for seed, line in enumerate(stages[name]["runs"]):
+            assert (line["seed"], line["status"], line["epochs"], line["rows"]) == (seed, "done", 2, 320)
+            assert line["folder"] == f"stages/{name}/seed-{seed}"
+            assert {p.name for p in (folder / line["folder"]).iterdir()} == {
+                "best.safetensors",
+                "last.safetensors",
+                "result.json",
+                "steps.jsonl",
+            }
+            assert set(line["last"]) == {"validation", "test"}
+            assert line["last"]["test"]["n"] == 597
+            assert line["before"]["validation"]["n"] == 200
+            assert line["best"]["epoch"] in (1, 2)
+    assert stages["kd"]["runs"][0]["agreement"]["test"] > 0.1
+    assert stages["alone"]["runs"][0]["agreement"] is None
+    assert [p["name"] for p in stages["fitnets"]["runs"][0]["phases"]] == ["hint", "distill"]
+    assert stages["kd"]["cost"]["parameters"] == 6 * 65 + 10 * 7
+    assert stages["kd"]["cost"]["latency"]["median_ms"] > 0
+    for name in ("teacher", "alone", "kd", "fitnets"):
+        measured = stages["final"]["results"][name]
+        assert [m["accuracy"] for m in measured] == [r["last"]["test"]["accuracy"] for r in stages[name]["runs"]]
+    assert (folder / "report.html").stat().st_size > 10_000
+
+
+def test_stages_from_one_blueprint_start_from_the_same_weights(done):
+    folder, _ = done
+    stages = {s["name"]: s for s in record.read_json(folder / "run.json")["stages"]}
+    starts = [[r["before"]["validation"] for r in stages[n]["runs"]] for n in ("alone", "kd", "fitnets")]
+    assert starts[0] == starts[1] == starts[2]
+    assert starts[0][0] != starts[0][1], "seeds differ"
+
+
+def test_inserting_a_stage_changes_no_other_stages_numbers(done, tmp_path):
+    folder, _ = done
+    run(small(distill=(("other", KD(temperature=2)), ("kd", KD()))), out=tmp_path / "b", machine=ONE, quiet=True)
+    for stage in ("teacher", "alone", "kd"):
+        assert sha(folder, stage) == sha(tmp_path / "b", stage)
+
+
+def test_a_finished_run_is_not_repeated(done):
+    folder, recipe = done
+    before = {p: p.stat().st_mtime_ns for p in (folder / "stages").rglob("*") if p.is_file()}
+    told = record.read_json(folder / "run.json")
+    run(recipe, out=folder, machine=ONE, quiet=True)
+    assert before == {p: p.stat().st_mtime_ns for p in (folder / "stages").rglob("*") if p.is_file()}
+    again = record.read_json(folder / "run.json")
+    assert again["stages"] == told["stages"]
+    assert again["finished"] == told["finished"]
+
+
+def test_a_lost_stage_is_trained_again_to_the_same_bits(done):
+    folder, recipe = done
+    before = sha(folder, "kd", 1)
+    for path in (folder / "stages" / "kd" / "seed-1").iterdir():
+        path.unlink()
+    run(recipe, out=folder, machine=ONE, quiet=True)
+    assert sha(folder, "kd", 1) == before
+
+
+# -- folders that are refused ------------------------------------------------------------------------
+
+
+def test_another_recipe_in_the_same_folder_is_refused_with_what_differs(done):
+    folder, _ = done
+    whole = (folder / "run.json").read_bytes()
+    other = small(seeds=(0, 2), distill=(("kd", KD(temperature=8)), ("fitnets", FitNets())))
+    with pytest.raises(RunFolderError) as error:
+        run(other, out=folder, machine=ONE, quiet=True)
+    first, *rest = str(error.value).splitlines()
+    assert (
+        first == f"{folder} holds the run of another recipe; choose another --out, or remove the folder. What differs:"
+    )
+    assert sorted(line.strip() for line in rest) == ["seeds.1: 1 -> 2", "stages.2.method.temperature: 4.0 -> 8"]
+    assert (folder / "run.json").read_bytes() == whole
+
+
+def test_a_folder_with_something_else_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(
+        RunFolderError, match=r"is no run folder and not empty \(it holds thesis.tex\); choose another --out"
+    ):
+        run(small(), out=tmp_path, machine=ONE, quiet=True)
+    assert sorted(p.name for p in tmp_path.iterdir() if p.name != ".lock") == ["thesis.tex"]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunFolderError, match=r"cannot write in .*file"):
+        run(small(), out=tmp_path / "file", machine=ONE, quiet=True)
+
+
+def test_a_folder_in_use_is_refused(tmp_path):
+    with (
+        record.locked(tmp_path / "r"),
+        pytest.raises(RunFolderError, match=r"another process is running in .*; wait for it"),
+    ):
+        run(small(), out=tmp_path / "r", machine=ONE, quiet=True)
+
+
+def test_a_method_that_no_catalogue_has_is_refused(tmp_path):
+    class Mine(KD().__class__):
+        pass
+
+    with pytest.raises(LimbeckError, match=r"stage 'kd': Mine is in no catalogue, so a run folder could not name it"):
+        run(small(distill=(("kd", Mine()),)), out=tmp_path / "r", machine=ONE, quiet=True)
+
+
+def test_a_failure_is_in_the_record(tmp_path):
+    bad = small(distill=(("nst", NST()),))
+    with pytest.raises(LimbeckError, match=r"the student \(digits_mlp\) returns no"):
+        run(bad, out=tmp_path / "r", machine=ONE, quiet=True)
+    told = record.read_json(tmp_path / "r" / "run.json")
+    assert told["status"] == "failed"
+    assert told["error"].startswith("the student (digits_mlp) returns no")
+    assert len(told["stages"][0]["runs"]) == 1
+
+
+# -- stopped -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_after_the_step_and_the_run_goes_on_later(number, done, tmp_path, monkeypatch):
+    folder, _ = done
+    from limbeck import run as _  # noqa: F401  (the module, not the function of the same name)
+
+    module = sys.modules["limbeck.runner"]
+    recipe = small(distill=(("kd", KD()), ("fitnets", FitNets())))
+    fit, handlers = module.fit, [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+
+    class Signals:
+        """A loader that sends the signal with its 13th batch."""
+
+        def __init__(self, loader):
+            self.loader, self.left, self.steps = loader, 13, loader.steps
+
+        def epoch(self, *place):
+            for batch in self.loader.epoch(*place):
+                self.left -= 1
+                if self.left == 0:
+                    os.kill(os.getpid(), number)
+                yield batch
+
+    def watched(method, models, loader, **more):
+        return fit(method, models, Signals(loader) if more["name"] == "kd" else loader, **more)
+
+    monkeypatch.setattr(module, "fit", watched)
+    with pytest.raises(Interrupted) as error:
+        run(recipe, out=tmp_path / "r", machine=ONE, quiet=True, command="limbeck run x.yaml --out r")
+    assert str(error.value) == "stopped at kd, distill, epoch 2, step 2; to go on: limbeck run x.yaml --out r"
+    assert record.read_json(tmp_path / "r" / "run.json")["status"] == "interrupted"
+    assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers
+    monkeypatch.setattr(module, "fit", fit)
+    run(recipe, out=tmp_path / "r", machine=ONE, quiet=True)
+    for stage in ("teacher", "alone", "kd", "fitnets"):
+        assert sha(folder, stage) == sha(tmp_path / "r", stage)
+    a, b = ((f / "stages/kd/seed-0/steps.jsonl").read_text().splitlines() for f in (folder, tmp_path / "r"))
+    assert [{**json.loads(x), "seconds": 0} for x in a] == [{**json.loads(x), "seconds": 0} for x in b]
+
+
+def limbeck(*words):
+    return subprocess.Popen(
+        [Path(sys.executable).with_name("limbeck"), *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+    )
+
+
+def wait_for(process, path, older_than=0.0):
+    """Until the file is written anew."""
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        if path.exists() and path.stat().st_mtime > older_than:
+            return
+        if process.poll() is not None:
+            raise AssertionError(f"it ended by itself: {process.communicate()}")
+        time.sleep(0.005)
+    process.kill()
+    raise AssertionError(f"{path} was not written")
+
+
+def test_killed_terminated_and_interrupted_processes_go_on_to_the_same_bits(tmp_path):
+    """kill -9, then SIGTERM, then Ctrl-C, then to the end; against one that nobody disturbed."""
+    long = Training(epochs=40, batch_size=16, optimizer=Optimizer(lr=0.02), checkpoint=0.05, ema=0.99)
+    recipe = small(training=long)
+    recipe = Recipe(**{**vars(recipe), "stages": (recipe.stages[0], recipe.stages[2])})
+    straight, folder = tmp_path / "a", tmp_path / "b"
+    run(recipe, out=straight, machine=Machine(accelerator="cpu", threads=1), quiet=True)
+    file = tmp_path / "recipe.yaml"
+    file.write_text(config.to_yaml(recipe))
+    checkpoint = folder / "stages" / "kd" / "seed-0" / "checkpoint.safetensors"
+    words = ("run", file, "--out", folder, "--accelerator", "cpu", "--threads", 1)
+
+    def start():
+        before = checkpoint.stat().st_mtime if checkpoint.exists() else 0.0
+        process = limbeck(*words)
+        wait_for(process, checkpoint, before)
+        time.sleep(0.1)
+        return process
+
+    process = start()
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    process.communicate()
+    assert record.read_json(folder / "run.json")["status"] == "running"
+    assert not (checkpoint.parent / "last.safetensors").exists()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        process = start()
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 130, (out, err)
+        wanted = f"; to go on: limbeck run {file} --out {folder} --accelerator cpu --threads 1"
+        assert err.splitlines()[-1].startswith("stopped at kd, distill, epoch ")
+        assert err.splitlines()[-1].endswith(wanted)
+        assert record.read_json(folder / "run.json")["status"] == "interrupted"
+    process = limbeck(*words)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, (out, err)
+    assert "kd, distill: goes on after epoch" in out
+    for stage in ("teacher", "kd"):
+        assert sha(straight, stage) == sha(folder, stage)
+    a, b = (record.read_json(f / "stages/kd/seed-0/result.json") for f in (straight, folder))
+    assert {**a, "seconds": 0} == {**b, "seconds": 0}
+    assert not checkpoint.exists()
+
+
+# -- two processes -----------------------------------------------------------------------------------
+
+
+def plain(width, name="plain_4"):
+    return Model(name=name, options={"norm": False, "width": width, "grid": 1})
+
+
+def test_two_processes_equal_one(tmp_path):
+    training = Training(epochs=2, batch_size=30, optimizer=Optimizer(lr=0.01), clip=1.0, accumulate=2)
+    methods = {
+        "kd": KD(),
+        "fitnets": FitNets(),
+        "at": AttentionTransfer(),
+        "nst": NST(),
+        "logits": LogitMatching(),
+    }
+    recipe = Recipe(
+        models={"big": plain(6), "thin": plain(3, "plain_2"), "normed": Model(name="digits_cnn_thin")},
+        data=Data(validation=200),
+        stages=(
+            Train(name="teacher", model="big", training=training, rows=150),
+            *(
+                Distill(name=n, student="thin", teacher="teacher", method=m, training=training, rows=150)
+                for n, m in methods.items()
+            ),
+            Train(name="statistics", model="normed", method=Supervised(), training=training, rows=90),
+        ),
+    )
+    run(recipe, out=tmp_path / "one", machine=ONE, quiet=True)
+    run(recipe, out=tmp_path / "two", machine=Machine(accelerator="cpu", devices=2, threads=1), quiet=True)
+    for stage in ("teacher", *methods):
+        a, b = (load_file(tmp_path / n / "stages" / stage / "seed-0" / "last.safetensors") for n in ("one", "two"))
+        for key, value in a.items():
+            assert torch.allclose(b[key], value, rtol=1e-4, atol=1e-5), (stage, key)
+    one, two = (record.read_json(tmp_path / n / "run.json") for n in ("one", "two"))
+    assert one["notes"] == []
+    assert two["machine"]["devices"] == 2
+    assert len(two["notes"]) == 1
+    assert two["notes"][0].startswith(
+        "2 processes on a CPU: BatchNorm statistics are those of each process's share of a batch"
+    )
+    for a, b in zip(one["stages"], two["stages"]):
+        assert [r["images"] for r in a["runs"]] == [r["images"] for r in b["runs"]]
+    assert two["status"] == "done"
