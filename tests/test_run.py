@@ -20,6 +20,8 @@ from limbeck.data.spec import Data
 from limbeck.errors import Interrupted, LimbeckError, RunFolderError
 from limbeck.methods import KD, NST, AttentionTransfer, FitNets, LogitMatching, Supervised
 from limbeck.recipe import Distill, Evaluate, Machine, Model, Recipe, Train
+from limbeck.report.read import read_run
+from limbeck.report.tables import results
 from limbeck.runner import run
 from limbeck.settings import Optimizer, Training
 
@@ -103,6 +105,30 @@ def test_a_run_leaves_its_record(done):
         measured = stages["final"]["results"][name]
         assert [m["accuracy"] for m in measured] == [r["last"]["test"]["accuracy"] for r in stages[name]["runs"]]
     assert (folder / "report.html").stat().st_size > 10_000
+
+
+def test_a_teacher_that_came_with_weights_is_measured_like_the_others(done, tmp_path):
+    weights = done[0] / "stages" / "teacher" / "seed-0" / "last.safetensors"
+    one = Training(epochs=1, batch_size=32)
+    given = Recipe(
+        name="given",
+        models={"big": Model(name="digits_mlp", weights=str(weights), options={"hidden": [24]}), "thin": mlp(6)},
+        data=Data(validation=200),
+        stages=(
+            Train(name="alone", model="thin", training=one, rows=64),
+            Distill(name="kd", student="thin", teacher="big", method=KD(), training=one, rows=64),
+        ),
+    )
+    run(given, out=tmp_path / "given", machine=ONE, quiet=True)
+    told = record.read_json(tmp_path / "given" / "run.json")["models"]["big"]
+    first = record.read_json(done[0] / "run.json")["stages"][0]
+    assert told["test"]["accuracy"] == first["runs"][0]["last"]["test"]["accuracy"]
+    assert told["cost"]["parameters"] == first["cost"]["parameters"] == 24 * 65 + 10 * 25
+    assert told["cost"]["latency"]["median_ms"] > 0
+    assert hashlib.sha256(weights.read_bytes()).hexdigest().startswith(told["sha256"])
+    big, _, kd = results(read_run(tmp_path / "given")).rows
+    assert big[0].text == "big"
+    assert "fewer" in kd[3].note  # parameters, compared with the teacher's
 
 
 def test_stages_from_one_blueprint_start_from_the_same_weights(done):
@@ -201,9 +227,8 @@ def test_a_failure_is_in_the_record(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_after_the_step_and_the_run_goes_on_later(number, done, tmp_path, monkeypatch):
     folder, _ = done
-    from limbeck import run as _  # noqa: F401  (the module, not the function of the same name)
+    from limbeck.runner import stages as module
 
-    module = sys.modules["limbeck.runner"]
     recipe = small(distill=(("kd", KD()), ("fitnets", FitNets())))
     fit, handlers = module.fit, [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
 

@@ -68,7 +68,7 @@ def test_the_text_table_shows_the_same(make_run):
         "single run",
         "[+1.4, +2.9]",
         "better, n = 3",
-        "1/12",
+        "12× fewer",
         "All seeds share one teacher",
     ):
         assert part in text

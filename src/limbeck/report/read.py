@@ -97,6 +97,7 @@ class Run:
     notes: tuple[str, ...] = ()
     stages: tuple[Stage, ...] = ()
     evaluations: tuple[Evaluation, ...] = ()
+    models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     baseline: str | None = None
     exhibits: Mapping[str, Any] = field(default_factory=dict)
     exhibits_problem: str | None = None
@@ -315,6 +316,7 @@ def read_run(folder: str | Path) -> Run:
         notes=tuple(str(note) for note in notes) if isinstance(notes, list) else (),
         stages=tuple(_stage(stage, folder) for stage in stages if stage.get("kind") != "evaluate"),
         evaluations=tuple(_evaluation(stage) for stage in stages if stage.get("kind") == "evaluate"),
+        models={name: _mapping(model) for name, model in _mapping(raw.get("models")).items()},
         baseline=_text(raw.get("baseline")),
         exhibits=exhibits,
         exhibits_problem=problem,

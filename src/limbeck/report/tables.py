@@ -74,6 +74,7 @@ class Measured:
         metrics: metric -> seed -> value, of finished repetitions.
         agreement: seed -> part of the rows on which it agrees with its teacher.
         cost: parameters, macs, bytes, latency.
+        network: the architecture, where no stage tells it.
         teacher: the network to which sizes are compared, or None.
         baseline: the name of the stage it is compared with, or None.
         difference: of accuracy against the baseline, paired by seed, or None.
@@ -86,6 +87,7 @@ class Measured:
     metrics: Mapping[str, Mapping[int, float]]
     agreement: Mapping[int, float] = field(default_factory=dict)
     cost: Mapping[str, Any] = field(default_factory=dict)
+    network: str = ""
     teacher: str | None = None
     baseline: str | None = None
     difference: Paired | None = None
@@ -142,6 +144,12 @@ def _metrics(run: Run, name: str, stage: Stage | None, part: Part) -> dict[str, 
     return by_metric
 
 
+def _given_metrics(run: Run, name: str, part: Part) -> dict[str, dict[int, float]]:
+    """The test metrics of a network that came with weights, measured once, at the end of the run."""
+    values = run.models.get(name, {}).get("test") if part == "test" else None
+    return {metric: {0: float(value)} for metric, value in values.items()} if isinstance(values, Mapping) else {}
+
+
 def _distinct(values: Mapping[str, Mapping[int, float]]) -> dict[str, dict[int, float]]:
     """Weights from a file give the same figures under every seed: that is one measurement, not several."""
     if values and all(len(set(v.values())) == 1 for v in values.values()):
@@ -175,8 +183,16 @@ def measure(run: Run) -> tuple[Measured, ...]:
     seeds = run.recipe.get("seeds")
     planned = len(seeds) if isinstance(seeds, list) and seeds else 1
     found = [
-        Measured(name=name, stage=None, part=part, metrics=_distinct(_metrics(run, name, None, part)))
-        for name in dict.fromkeys(extra)
+        Measured(
+            name=name,
+            stage=None,
+            part=part,
+            metrics=_distinct(_metrics(run, name, None, part) or _given_metrics(run, name, part)),
+            cost=run.models.get(name, {}).get("cost") or {},
+            network=str(run.models.get(name, {}).get("network") or ""),
+        )
+        for name in dict.fromkeys([*run.models, *extra])
+        if name not in names
     ]
     for name, stage in names.items():
         rival = run.baseline if run.baseline in names and run.baseline != name else None
@@ -262,7 +278,7 @@ def _cost_cell(m: Measured, teacher: Measured | None, what: str) -> Cell:
     more, less = {"latency": ("faster", "slower"), "bytes": ("smaller", "larger")}.get(what, ("fewer", "more"))
     factor = m.factor(teacher, what)
     note = words.times(factor, more, less) if factor else ""
-    brief = "" if not factor else f"1/{factor:.3g}" if factor >= 1 else f"{1 / factor:.3g} times"
+    brief = "" if not factor else f"{factor:.3g}× {more}" if factor >= 1 else f"{1 / factor:.3g}× {less}"
     if what == "bytes":
         return Cell(words.size(value), note, value, "", brief)
     if what != "latency":
@@ -282,6 +298,7 @@ def row(m: Measured, everything: Mapping[str, Measured], decimals: int, baseline
     stage = m.stage
     method, settings = words.method_words(stage.method) if stage else ("only measured", "")
     teacher = everything.get(m.teacher or "")
+    network = stage.network if stage else m.network
     accuracy, ece = _accuracy(m, decimals), m.summary("ece")
     agreement = summarise(m.agreement.values()) if m.agreement else None
     taught = f"taught by {stage.teacher}" if stage and stage.teacher else ""
@@ -293,7 +310,7 @@ def row(m: Measured, everything: Mapping[str, Measured], decimals: int, baseline
         *(_cost_cell(m, teacher, what) for what in ("parameters", "macs", "bytes", "latency")),
         _plain_metric(agreement, words.percent(agreement, decimals) if agreement else "", m.planned),
         _plain_metric(ece, words.fraction(ece) if ece else "", m.planned),
-        Cell(stage.network if stage and stage.network else words.NONE, "", stage.network if stage else None),
+        Cell(network or words.NONE, "", network or None),
         Cell(method, settings, method, "", ""),
     )
 
@@ -314,7 +331,7 @@ def cautions(run: Run, measured: Sequence[Measured]) -> tuple[str, ...]:
     shared = [
         m.name
         for m in measured
-        if m.stage and not m.stage.per_seed and any(o.stage and o.stage.teacher == m.name for o in measured)
+        if not (m.stage and m.stage.per_seed) and any(o.stage and o.stage.teacher == m.name for o in measured)
     ]
     if shared and max(ns, default=1) > 1:
         found.append(

@@ -1,0 +1,111 @@
+"""What is measured once, when all stages are done: latency, side by side, and the exhibits."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from limbeck import record
+from limbeck.compress import cost as costs
+from limbeck.engine import exhibits
+from limbeck.engine.evaluate import metrics
+from limbeck.recipe import Distill, Evaluate
+from limbeck.runner.shelf import Trained, Work, student_of
+from limbeck.runner.stages import cost_of
+
+
+def finish(work: Work) -> None:
+    """Everything that compares the networks of a run with each other; done only by the leader."""
+    seed = work.recipe.seeds[0]
+    stages = [s for s in work.recipe.stages if not isinstance(s, Evaluate)]
+    _given(work, seed)
+    _latency(work, stages, seed)
+    if not (work.folder / "exhibits.json").exists():
+        record.write_json(work.folder / "exhibits.json", _exhibits(work, stages, seed))
+
+
+def _given(work: Work, seed: int) -> None:
+    """The networks that came with weights and were not trained here: size, cost, and what they reach."""
+    begin = 0  # on the shelf before the first stage
+    for name, blueprint in work.recipe.models.items():
+        if blueprint.weights and name not in work.record["models"]:
+            work.record["models"][name] = {
+                "network": blueprint.name,
+                "weights": blueprint.weights,
+                "sha256": hashlib.sha256(Path(blueprint.weights).read_bytes()).hexdigest()[:12],
+                "cost": cost_of(work, work.model(name, begin, seed)),
+                "test": metrics(work.test_logits(name, begin, seed), work.data.test.labels.cpu()),
+            }
+
+
+def _latency(work: Work, stages: list[Trained], seed: int) -> None:
+    """Time every architecture of the run, one after the other in turn, and put the figures beside the other costs."""
+    lines = {line["name"]: line for line in work.record["stages"]}
+    given = work.record["models"]
+    costs_of = {s.name: lines[s.name]["cost"] for s in stages} | {name: line["cost"] for name, line in given.items()}
+    if all(cost.get("latency") for cost in costs_of.values()):
+        return
+    work.say("measuring latency, one thread, networks in turn ...")
+    end = len(work.recipe.stages)
+    origins = {s.name: work.blueprint(student_of(s), work.recipe.stages.index(s))[0] for s in stages}
+    networks: dict[str, nn.Module] = {name: work.model(name, 0, seed).to(work.team.device) for name in given}
+    for name, origin in origins.items():
+        if origin not in networks:
+            networks[origin] = work.model(name, end, seed).to(work.team.device)
+    example = torch.zeros(1, *work.data.shape, device=work.team.device)
+    measured = costs.latency(networks, example)
+    for name, cost in costs_of.items():
+        cost["latency"] = asdict(measured[origins.get(name, name)])
+
+
+def _exhibits(work: Work, stages: list[Trained], seed: int) -> dict[str, Any]:
+    end, data = len(work.recipe.stages), work.data
+    teachers = list(dict.fromkeys(s.teacher for s in stages if isinstance(s, Distill)))
+    shown = list(dict.fromkeys([*teachers, *(s.name for s in stages)]))
+    targets, classes = data.test.labels.cpu(), len(data.classes)
+    logits = {name: work.test_logits(name, end, seed) for name in shown}
+    chosen = exhibits.choose_samples(targets)
+    part = data.test.take(torch.tensor(chosen))
+    batch = next(iter(work.loader(part, len(chosen), 0, False, vary=False).evaluation()))
+    compared = [n for n in shown if n in teachers or n == work.record["baseline"]]
+    compared += [s.name for s in stages if isinstance(s, Distill) and s.name not in compared]
+    models = {name: work.model(name, end, seed).to(work.team.device) for name in compared}
+    tapped = _tapped(work, stages, compared)
+    return {
+        "classes": list(data.classes),
+        "samples": [
+            {"row": row, "label": label, "image": image}
+            for row, label, image in zip(
+                part.rows.tolist(), part.labels.tolist(), exhibits.pixels(part.pixels.cpu(), part.scale), strict=True
+            )
+        ],
+        "soft_labels": {
+            name: {"temperature": exhibits.TEMPERATURE, "matrix": exhibits.soft_labels(logits[name], targets, classes)}
+            for name in (teachers or shown)
+        },
+        "reliability": {name: exhibits.calibration(logits[name], targets) for name in shown},
+        "confusion": {name: exhibits.confusion(logits[name], targets, classes) for name in shown},
+        "attention": exhibits.attention(models, batch.inputs, tapped),
+    }
+
+
+def _tapped(work: Work, stages: list[Trained], names: list[str]) -> dict[str, list[str]]:
+    """The layers that methods looked at, for each network that has them: teachers, students, and the plain student."""
+    found: dict[str, list[str]] = {name: [] for name in names}
+    lines = {line["name"]: line for line in work.record["stages"]}
+    for stage in stages:
+        plain = work.record["baseline"]
+        same = plain in found and lines[plain]["network"] == lines[stage.name]["network"]
+        for phase in (phase for r in lines[stage.name]["runs"] for phase in r["phases"]):
+            seen = phase.get("taps", {})
+            users = {"student": [stage.name, *([plain] if same else [])], "teacher": [getattr(stage, "teacher", "")]}
+            for role, layers in seen.items():
+                for name in users.get(role, ()):
+                    if name in found:
+                        found[name] += [layer for layer in layers if ":" not in layer and layer not in found[name]]
+    return found

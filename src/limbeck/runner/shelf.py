@@ -1,0 +1,131 @@
+"""What the stages of one run share: the data, the shelf of models, the record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from torch import Tensor, nn
+
+from limbeck import record
+from limbeck.data import Loader
+from limbeck.data.images import Images, Splits
+from limbeck.engine.evaluate import predictions
+from limbeck.engine.loop import own_random_numbers, seed_everything
+from limbeck.engine.team import Team
+from limbeck.errors import LimbeckError
+from limbeck.models import build, load_weights
+from limbeck.phase import seed_for
+from limbeck.recipe import Distill, Evaluate, Model, Recipe, Train
+
+Trained = Train | Distill
+
+
+def student_of(stage: Trained) -> str:
+    """Which model a stage trains."""
+    return stage.model if isinstance(stage, Train) else stage.student
+
+
+@dataclass
+class Work:
+    """What the stages of one run share."""
+
+    recipe: Recipe
+    folder: Path
+    data: Splits
+    team: Team
+    console: Console
+    quiet: bool
+    record: dict[str, Any]
+    logits: dict[tuple[str, str], Tensor] = field(default_factory=dict)
+
+    # -- the shelf ---------------------------------------------------------------------------------
+
+    def place(self, stage: Trained, seed: int) -> Path:
+        """The folder of a stage's repetition."""
+        return Path("stages") / stage.name / f"seed-{self.seed_of(stage, seed)}"
+
+    def seed_of(self, stage: Trained, seed: int) -> int:
+        return seed if stage.per_seed else self.recipe.seeds[0]
+
+    def source(self, name: str, before: int) -> Trained | Model:
+        """What a name means to the stage at position ``before``: the newest result under it, else the blueprint."""
+        for stage in reversed(self.recipe.stages[:before]):
+            if stage.name == name and not isinstance(stage, Evaluate):
+                return stage
+        return self.recipe.models[name]
+
+    def blueprint(self, name: str, before: int) -> tuple[str, Model]:
+        """The blueprint that a model descends from, with its name."""
+        found = self.source(name, before)
+        if isinstance(found, Model):
+            return name, found
+        return self.blueprint(student_of(found), self.recipe.stages.index(found))
+
+    def model(self, name: str, before: int, seed: int) -> nn.Module:
+        """The network that a name means to the stage at position ``before``, in this repetition."""
+        origin, blueprint = self.blueprint(name, before)
+        options = {"classes": len(self.data.classes), "in_channels": self.data.shape[0], "size": self.data.shape[1]}
+        with own_random_numbers():
+            seed_everything(seed_for(seed, "model", origin))
+            model = build(blueprint.name, **{**options, **blueprint.options})
+        found = self.source(name, before)
+        if isinstance(found, Model):
+            if blueprint.weights:
+                load_weights(model, blueprint.weights)
+        else:
+            load_weights(model, self.folder / self.place(found, seed) / "last.safetensors")
+        return model
+
+    def identity(self, name: str, before: int, seed: int) -> str:
+        """A key that two references share exactly if they mean the same weights."""
+        found = self.source(name, before)
+        return (
+            f"blueprint {name} {seed}"
+            if isinstance(found, Model) and not found.weights
+            else (f"weights {name}" if isinstance(found, Model) else str(self.place(found, seed)))
+        )
+
+    # -- measuring ---------------------------------------------------------------------------------
+
+    def loader(self, images: Images, batch_size: int, seed: int, channels_last: bool, vary: bool) -> Loader:
+        augment = {"augment": self.recipe.data.augment} if vary else {}
+        return Loader(
+            images=images, batch_size=batch_size, mean=self.data.mean, std=self.data.std, seed=seed,
+            channels_last=channels_last, device=self.team.device, **augment,
+        )  # fmt: skip
+
+    def predict(
+        self, model: nn.Module, part: Images, precision: str = "fp32", channels_last: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        loader = self.loader(part, 500, 0, channels_last, vary=False)
+        logits, targets = predictions(
+            model, loader.evaluation(), device=self.team.device, precision=precision, channels_last=channels_last
+        )
+        if targets is None:  # images always come with labels
+            raise LimbeckError("the data has no labels")
+        return logits, targets
+
+    def test_logits(self, name: str, before: int, seed: int) -> Tensor:
+        key = (self.identity(name, before, seed), "test")
+        if key not in self.logits:
+            model = self.model(name, before, seed).to(self.team.device)
+            self.logits[key] = self.predict(model, self.data.test)[0]
+        return self.logits[key]
+
+    def say(self, text: str) -> None:
+        if self.team.leads and not self.quiet:
+            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def note(self, text: str) -> None:
+        """Something that the user should know: said once, and kept in the record."""
+        if text not in self.record["notes"]:
+            self.record["notes"].append(text)
+            self.say(f"note: {text}")
+
+    def write(self, status: str = "running") -> None:
+        self.record["status"] = status
+        if self.team.leads:
+            record.write_json(self.folder / "run.json", self.record)

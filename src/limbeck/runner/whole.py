@@ -1,0 +1,143 @@
+"""A whole run, in one process or in several that share every batch."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
+
+from limbeck import config, record
+from limbeck.data import load
+from limbeck.data.images import Splits
+from limbeck.engine.team import Team, fabric_for, member
+from limbeck.errors import Interrupted, LimbeckError
+from limbeck.recipe import Evaluate, Machine, Recipe, Train, baseline_of
+from limbeck.runner.finish import finish
+from limbeck.runner.shelf import Work, student_of
+from limbeck.runner.signals import passing_on_interrupts, stoppable
+from limbeck.runner.stages import evaluate, train
+
+
+def work_through(team: Team, recipe: Recipe, folder: Path, machine: Machine, quiet: bool, command: str) -> str | None:
+    """Everything that a process of the team does; None, or where it was asked to stop."""
+    kept = record.read_json(folder / "run.json") or {}
+    threads = machine.threads or kept.get("machine", {}).get("threads")
+    if threads:
+        torch.set_num_threads(threads)  # the same number as before: it decides the last bits
+    console = Console()
+    data = load(recipe.data)
+    work = Work(recipe, folder, data, team, console, quiet, begin(recipe, data, machine, command, team, kept))
+    work.record["machine"]["threads"] = torch.get_num_threads()
+    with stoppable() as stop:
+        try:
+            for note in data.notes:
+                work.note(note)
+            work.write()
+            for seed in recipe.seeds:
+                for index, stage in enumerate(recipe.stages):
+                    if isinstance(stage, Evaluate):
+                        evaluate(work, index, stage, seed)
+                    else:
+                        train(work, index, stage, seed, stop)
+                    work.write()
+            if team.leads:
+                finish(work)
+            work.record["finished"] = kept.get("finished") or record.now()
+            work.write("done")
+        except Interrupted as stopped:
+            work.write("interrupted")
+            return str(stopped)
+        except LimbeckError as error:
+            work.record["error"] = str(error)
+            work.write("failed")
+            raise
+    team.wait()
+    return None
+
+
+def work_in_processes(recipe: Recipe, folder: Path, machine: Machine, quiet: bool, command: str) -> str | None:
+    """`work_through` in several processes.  What one of them raises is raised here, in its own words."""
+    told = folder / ".error"
+    told.unlink(missing_ok=True)
+    # Bound beforehand: Fabric would look into arguments, and cannot look into frozen dataclasses.
+    work = partial(_work_together, recipe=recipe, folder=folder, machine=machine, quiet=quiet, command=command)
+    with passing_on_interrupts() as came:
+        try:
+            return fabric_for(machine.accelerator, machine.devices).launch(work)
+        except (ProcessRaisedException, ProcessExitedException) as error:
+            if told.exists():
+                text = told.read_text(encoding="utf-8")
+                told.unlink()
+                raise LimbeckError(text) from None
+            if came:  # before they could stop cleanly
+                return "stopped at the start"
+            raise LimbeckError(f"one of the {machine.devices} processes failed: {error}") from error
+
+
+def _work_together(fabric: Any, **arguments: Any) -> str | None:
+    try:
+        return work_through(member(fabric), **arguments)
+    except LimbeckError as error:
+        # The others may be waiting for this process: only its end makes the one that started them stop them all.
+        (arguments["folder"] / ".error").write_text(str(error), encoding="utf-8")
+        sys.stdout.flush()
+        os._exit(1)
+
+
+def begin(
+    recipe: Recipe, data: Splits, machine: Machine, command: str, team: Team, kept: Mapping[str, Any]
+) -> dict[str, Any]:
+    stages: list[dict[str, Any]] = []
+    plain = config.to_data(recipe)["stages"]
+    before = {s.get("name"): s for s in kept.get("stages", [])}
+    for stage, said in zip(recipe.stages, plain, strict=True):
+        line = {**said, "name": stage.name}
+        if isinstance(line.get("method"), str):
+            line["method"] = {"kind": line["method"]}
+        if isinstance(stage, Evaluate):
+            line |= {"kind": "evaluate", "results": {}}
+        else:
+            line |= {
+                "kind": "train" if isinstance(stage, Train) else "distill",
+                "model": student_of(stage),
+                "teacher": getattr(stage, "teacher", None),
+                "cost": before.get(stage.name, {}).get("cost", {}),
+                "runs": [],
+            }
+        stages.append(line)
+    return {
+        "format": record.FORMAT,
+        "name": recipe.name,
+        "status": "running",
+        "created": kept.get("created") or record.now(),
+        "finished": kept.get("finished"),
+        "command": command,
+        "recipe": config.to_data(recipe),
+        "recipe_in_full": config.to_data(recipe, defaults=True),
+        "recipe_hash": config.recipe_hash(recipe),
+        "commit": record.commit(),
+        "versions": record.versions(),
+        "machine": {
+            "device": torch.cuda.get_device_name(team.device) if team.device.type == "cuda" else team.device.type,
+            "processor": record.processor(),
+            "devices": team.world,
+        },
+        "data": {
+            "source": data.source,
+            "classes": list(data.classes),
+            "rows": {"train": len(data.train), "validation": len(data.validation), "test": len(data.test)},
+            "skipped": data.skipped,
+            "shape": list(data.shape),
+        },
+        "notes": [],
+        "models": kept.get("models") or {},
+        "stages": stages,
+        "baseline": baseline_of(recipe),
+    }
