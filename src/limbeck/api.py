@@ -17,8 +17,10 @@ from limbeck import record as files
 from limbeck.compress import cost as costs
 from limbeck.data.iterables import to_batch
 from limbeck.engine.evaluate import agreement, metrics, predictions
-from limbeck.engine.loop import Fit, Stop, fit, identity, own_random_numbers, seed_everything
+from limbeck.engine.loop import fit, identity
 from limbeck.engine.progress import watch_for
+from limbeck.engine.randomness import own_random_numbers, seed_everything
+from limbeck.engine.roles import Fit, Stop
 from limbeck.engine.team import Team, alone
 from limbeck.errors import DataError, LimbeckError, RunFolderError
 from limbeck.methods.response import KD, Supervised

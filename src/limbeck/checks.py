@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from limbeck.data.spec import CIFAR10, Digits
-from limbeck.engine.loop import own_random_numbers, rehearse, seed_everything
+from limbeck.engine.randomness import own_random_numbers, seed_everything
+from limbeck.engine.rehearsal import rehearse
 from limbeck.errors import HyperParameterError, LimbeckError, NonFiniteError
 from limbeck.models import build, load_weights
 from limbeck.phase import Batch

@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 
 from limbeck import record
 from limbeck.engine import checkpoint
-from limbeck.engine.loop import Stop, fit
+from limbeck.engine.loop import fit
+from limbeck.engine.roles import Stop
 from limbeck.engine.team import Team
 from limbeck.errors import Interrupted, LimbeckError, RunFolderError
 from limbeck.methods import KD

@@ -18,7 +18,10 @@ from torch.nn import functional as F
 from limbeck import catalog
 from limbeck.engine.checkpoint import load
 from limbeck.engine.evaluate import metrics, predictions
-from limbeck.engine.loop import fit, identity, rehearse, seed_everything, split
+from limbeck.engine.loop import fit, identity
+from limbeck.engine.parts import split
+from limbeck.engine.randomness import seed_everything
+from limbeck.engine.rehearsal import rehearse
 from limbeck.engine.team import Team
 from limbeck.errors import LimbeckError, NonFiniteError
 from limbeck.methods import KD, NST, FitNets, LogitMatching, Supervised

@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from limbeck.api import Batches
 from limbeck.engine import checkpoint, loop
-from limbeck.engine.loop import Stop, fit
+from limbeck.engine.loop import fit
+from limbeck.engine.roles import Stop
 from limbeck.engine.team import Team
 from limbeck.errors import Interrupted, RunFolderError
 from limbeck.methods import KD, FitNets, LogitMatching, Supervised

@@ -7,7 +7,8 @@ import torch
 from engine_small import Seeking, StopAt, conv_net
 from safetensors.torch import load_file
 
-from limbeck.engine.loop import Stop, fit
+from limbeck.engine.loop import fit
+from limbeck.engine.roles import Stop
 from limbeck.engine.team import Team, alone
 from limbeck.errors import Interrupted
 from limbeck.methods import KD

@@ -5,10 +5,10 @@ Importing this package imports no torch; asking it for a function does.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from limbeck.data.spec import CIFAR10, Augment, Data, Digits, ImageFolder, Parquet
+from limbeck.lazy import exports
 
 if TYPE_CHECKING:
     from limbeck.data.images import Images, Splits
@@ -54,12 +54,4 @@ __all__ = [
     "to_batch",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'limbeck.data' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"limbeck.data.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = exports(__name__, _HOME)

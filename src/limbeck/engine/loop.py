@@ -5,16 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from itertools import pairwise
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -23,6 +19,9 @@ from limbeck.engine import checkpoint as files
 from limbeck.engine import optim
 from limbeck.engine.checkpoint import Position
 from limbeck.engine.evaluate import autocast, to_device
+from limbeck.engine.parts import size_of, split
+from limbeck.engine.randomness import own_random_numbers, seed_everything
+from limbeck.engine.roles import Fit, Loader, Stop, Watch
 from limbeck.engine.team import Team, alone
 from limbeck.errors import Interrupted, LimbeckError, NonFiniteError, RunFolderError
 from limbeck.models import save_weights
@@ -31,74 +30,6 @@ from limbeck.settings import Training, divide_epochs
 from limbeck.taps import Tapped, original
 
 LINES_PER_EPOCH = 25
-
-
-class Loader(Protocol):
-    """Batches, epoch by epoch; the same ones whenever it is asked for the same epoch."""
-
-    @property
-    def steps(self) -> int | None: ...
-
-    def epoch(self, epoch: int, rank: int, world: int, skip: int) -> Iterator[Batch]: ...
-
-
-class Watch(Protocol):
-    """Who is told how it goes."""
-
-    def phase(self, name: str, epochs: int, steps: int | None, done: int, notes: Sequence[str]) -> None: ...
-    def step(self, epoch: int, step: int, terms: Mapping[str, float], rate: float) -> None: ...
-    def epoch(self, epoch: int, measured: Mapping[str, float] | None) -> None: ...
-    def close(self) -> None: ...
-
-
-@dataclass
-class Stop:
-    """Set `asked` to end a run cleanly after the step at hand."""
-
-    asked: bool = False
-
-
-@dataclass
-class Fit:
-    """What a stage's training came to.
-
-    Attributes:
-        phases: name, epochs, notes and taps of each phase.
-        epochs: how many were trained, over all phases that the stage's epochs are divided among.
-        seconds, images: spent and seen, over all sittings.
-        best: epoch and measures of the best epoch on the validation part, or None.
-        history: what was measured at the end of each epoch.
-        before: the measures before training, or None.
-        best_state: the best epoch's weights when there is no folder to keep them in.
-    """
-
-    phases: list[dict[str, Any]] = field(default_factory=list)
-    epochs: int = 0
-    seconds: float = 0.0
-    images: int = 0
-    best: dict[str, Any] | None = None
-    history: list[dict[str, Any]] = field(default_factory=list)
-    before: dict[str, float] | None = None
-    best_state: dict[str, Tensor] | None = None
-
-
-@contextmanager
-def own_random_numbers() -> Iterator[None]:
-    """Give the caller back its global random state afterwards."""
-    python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)
-
-
-def seed_everything(seed: int) -> None:
-    """Seed torch, Python and NumPy: users' data sets draw from any of them."""
-    torch.manual_seed(seed)
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
 
 
 def identity(name: str, seed: int, method: Method, training: Training) -> str:
@@ -149,28 +80,6 @@ def fit(
     with own_random_numbers():
         session = _Session(method, dict(models), loader, training, seed, name, classes, team or alone())
         return session.run(folder, validate, watch, stop or Stop())
-
-
-def rehearse(method: Method, models: Mapping[str, nn.Module], batch: Batch, classes: int | None = None) -> None:
-    """One dry step of every phase, without optimizers: does the method fit these networks at all?
-
-    Raises:
-        LimbeckError: it does not; the message says where.
-    """
-    with torch.no_grad():
-        for phase in method.phases(Cast(models=models, example=batch, classes=classes)):
-            owned = {role for roles in phase.trains.values() for role in roles}
-            with ExitStack() as stack:
-                players: dict[str, Callable[..., Any]] = {}
-                for role, module in phase.modules.items():
-                    module.train(role in owned and role not in models)
-                    players[role] = module
-                    if role in phase.taps:
-                        window = Tapped(module, phase.taps[role], example=batch.inputs)
-                        stack.callback(window.close)
-                        players[role] = window
-                for _ in phase.step(players, batch, Moment(torch.Generator().manual_seed(0))):
-                    pass
 
 
 class _Place(NamedTuple):
@@ -655,25 +564,3 @@ def _culprit(values: Mapping[str, float]) -> str:
     named = [name for name in bad if not name.endswith("/loss")] or bad
     rest = ", ".join(f"{name} = {value:.4g}" for name, value in values.items())
     return f"non-finite term {', '.join(repr(n) for n in named)} (all terms: {rest})"
-
-
-def size_of(batch: Batch) -> int:
-    """How many samples a batch has."""
-    inputs = next(iter(batch.inputs.values())) if isinstance(batch.inputs, Mapping) else batch.inputs
-    return int(inputs.shape[0])
-
-
-def split(batch: Batch, parts: int) -> list[Batch]:
-    """The batch in so many parts, as equal as can be, none of them empty."""
-    n = size_of(batch)
-    parts = min(parts, n)
-    if parts <= 1:
-        return [batch]
-    edges = [n * i // parts for i in range(parts + 1)]
-
-    def cut(value: Any, a: int, b: int) -> Any:
-        if isinstance(value, Mapping):
-            return {k: cut(v, a, b) for k, v in value.items()}
-        return value[a:b] if isinstance(value, Tensor) else value
-
-    return [Batch(*(cut(value, a, b) for value in batch)) for a, b in pairwise(edges)]

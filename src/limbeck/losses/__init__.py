@@ -5,8 +5,9 @@ Importing this package imports no torch; asking it for a function does.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from limbeck.lazy import exports
 
 if TYPE_CHECKING:
     from limbeck.losses.logits import cross_entropy, kd_kl, kd_sigmoid, logit_l2, sigmoid_cross_entropy
@@ -36,12 +37,4 @@ __all__ = [
     "sigmoid_cross_entropy",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'limbeck.losses' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"limbeck.losses.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = exports(__name__, _HOME)

@@ -6,8 +6,9 @@ method is asked for its phases.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from limbeck.lazy import exports
 
 if TYPE_CHECKING:
     from limbeck.methods.attention import AttentionTransfer
@@ -38,12 +39,4 @@ __all__ = [
     "preset",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'limbeck.methods' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"limbeck.methods.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = exports(__name__, _HOME)

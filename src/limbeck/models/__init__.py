@@ -6,9 +6,9 @@ and the other functions that touch a network does.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from limbeck.lazy import exports
 from limbeck.models.names import names, problem
 
 if TYPE_CHECKING:
@@ -27,12 +27,4 @@ _HOME = {
 
 __all__ = ["ZooEntry", "build", "count_macs", "load_weights", "names", "problem", "save_weights", "zoo"]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'limbeck.models' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"limbeck.models.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = exports(__name__, _HOME)

@@ -13,7 +13,7 @@ from limbeck import record
 from limbeck.data import Loader
 from limbeck.data.images import Images, Splits
 from limbeck.engine.evaluate import predictions
-from limbeck.engine.loop import own_random_numbers, seed_everything
+from limbeck.engine.randomness import own_random_numbers, seed_everything
 from limbeck.engine.team import Team
 from limbeck.errors import LimbeckError
 from limbeck.models import build, load_weights

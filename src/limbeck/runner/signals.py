@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from limbeck.engine.loop import Stop
+from limbeck.engine.roles import Stop
 
 
 @contextmanager

@@ -12,8 +12,9 @@ from limbeck import record
 from limbeck.compress import cost as costs
 from limbeck.data import subset
 from limbeck.engine.evaluate import agreement, metrics
-from limbeck.engine.loop import Stop, fit
+from limbeck.engine.loop import fit
 from limbeck.engine.progress import watch_for
+from limbeck.engine.roles import Stop
 from limbeck.models import save_weights
 from limbeck.recipe import Distill, Evaluate, Model
 from limbeck.runner.shelf import Trained, Work, student_of
