@@ -1,8 +1,10 @@
-"""Turn a finished (or unfinished) run folder into the data and the page under docs/results.
+"""Turn run folders into the data and the page under docs/results.
 
-    python benchmarks/cifar10/publish.py runs/cifar10-resnet8 docs/results/cifar10-resnet8
+    python benchmarks/cifar10/publish.py docs/results/cifar10-resnet8 runs/cifar10-resnet8
 
-writes NAME.json (every seed's numbers, curves, versions, commit, device), NAME.png and NAME.md.
+writes NAME.json (every seed's numbers, curves, versions, commit, device), NAME.png and NAME.md.  Several folders may
+be given where the seeds were run in pieces, side by side: the same recipe with --set seeds=[0], --set seeds=[1], ...
+Unfinished runs may be given; what is not there is said to be missing.
 """
 
 from __future__ import annotations
@@ -82,40 +84,66 @@ def picture(stages: list[dict[str, Any]], base: dict[int, float], baseline: str,
     figure.savefig(path, dpi=120)
 
 
-def main(folder: Path, target: Path) -> None:
+def read(folder: Path) -> dict[str, Any]:
+    """A run's record, with the validation curve of each finished repetition."""
     run = json.loads((folder / "run.json").read_text())
-    stages = [s for s in run["stages"] if s["kind"] != "evaluate" and s["runs"]]
-    for stage in stages:
-        for r in stage["runs"]:
+    for stage in run["stages"]:
+        for r in stage.get("runs", ()):
             lines = map(json.loads, (folder / r["folder"] / "steps.jsonl").read_text().splitlines())
             r["validation_by_epoch"] = [line["validation"] for line in lines if line.get("validation")]
+    return run
+
+
+def merged(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The stages of all runs, each with the repetitions of all of them."""
+    stages = [s for s in runs[0]["stages"] if s["kind"] != "evaluate"]
+    for stage in stages:
+        same = (s for run in runs for s in run["stages"] if s["name"] == stage["name"])
+        stage["runs"] = sorted((r for s in same for r in s["runs"]), key=lambda r: r["seed"])
+    return stages
+
+
+def teachers(run: dict[str, Any], stages: list[dict[str, Any]]) -> dict[str, float]:
+    """Test accuracy, in percent, of the networks that came with weights."""
+    given = {name: model["test"] for name, model in run.get("models", {}).items()}
+    for stage in run["stages"]:
+        if stage["kind"] == "evaluate" and stage.get("split", "test") == "test":
+            given |= {n: rows[0] for n, rows in stage["results"].items() if n not in {s["name"] for s in stages}}
+    return {name: 100 * found["accuracy"] for name, found in given.items()}
+
+
+def main(target: Path, folders: list[Path]) -> None:
+    runs = [read(folder) for folder in folders]
+    run, stages = runs[0], merged(runs)
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.with_suffix(".json").write_text(json.dumps(run, indent=1) + "\n")
+    told = {k: run[k] for k in ("name", "recipe", "versions", "machine", "data", "baseline")}
+    told |= {"commits": sorted({str(r["commit"]) for r in runs}), "stages": stages, "teachers": teachers(run, stages)}
+    target.with_suffix(".json").write_text(json.dumps(told, indent=1) + "\n")
     baseline = run["baseline"]
     base = accuracies(next(s for s in stages if s["name"] == baseline), "test")
     picture(stages, base, baseline, target.with_suffix(".png"))
-    evaluated = next((s["results"] for s in run["stages"] if s["kind"] == "evaluate"), {})
-    teachers = {name: rows[0] for name, rows in evaluated.items() if name not in {s["name"] for s in stages}}
+    rows, seeds = run["data"]["rows"], sorted({r["seed"] for s in stages for r in s["runs"]})
+    missing = [f"{s['name']} (seed {seed})" for s in stages for seed in seeds if seed not in accuracies(s, "test")]
     body = [
         f"# {run['name']}",
         "",
-        f"{run['data']['source']}: {run['data']['rows']['train']:,} training, {run['data']['rows']['validation']:,} validation, "
-        f"{run['data']['rows']['test']:,} test images. Seeds {', '.join(map(str, run['recipe'].get('seeds', [0])))}; the weights of the last "
-        "epoch are measured, once, on the test part; ± is the standard deviation over seeds; differences are paired by "
-        "seed, with their 95 % t interval.",
+        f"{run['data']['source']}: {rows['train']:,} training, {rows['validation']:,} validation, {rows['test']:,} test images. "
+        f"Seeds {', '.join(map(str, seeds))}. The weights of the last epoch are measured, once, on the test part; ± is the "
+        "standard deviation over seeds; differences are paired by seed, with their 95 % t interval.",
         "",
         *(
-            f"Teacher {n}: {100 * m['accuracy']:.2f} % on the test part (one network, shared by all seeds)."
-            for n, m in teachers.items()
+            f"Teacher: {name}, {value:.2f} % on the test part (one network, shared by all seeds)."
+            for name, value in told["teachers"].items()
         ),
-        "",
+        *([""] if told["teachers"] else []),
         table(stages, base, baseline),
         "",
-        f"![Paired differences of each method to {baseline}, with intervals]({target.with_suffix('.png').name})",
+        *([f"Not finished: {', '.join(missing)}.", ""] if missing else []),
+        f"![Difference of each method to {baseline}, paired by seed, with intervals]({target.with_suffix('.png').name})",
         "",
-        f"Status: {run['status']}. Limbeck {run['versions']['limbeck']}, commit {run['commit']}, torch {run['versions']['torch']}, "
-        f"{run['machine']['processor']}, {run['machine']['threads']} thread; recipe {run['recipe_hash']}. "
-        f"The data behind this page: [{target.with_suffix('.json').name}]({target.with_suffix('.json').name}).",
+        f"Limbeck {run['versions']['limbeck']}, commit {', '.join(told['commits'])}, torch {run['versions']['torch']}, "
+        f"{run['machine']['processor']}, {run['machine']['threads']} thread, other work on the same cores, so the seconds say "
+        f"little. The data behind this page: [{target.with_suffix('.json').name}]({target.with_suffix('.json').name}).",
         "",
     ]
     target.with_suffix(".md").write_text("\n".join(body))
@@ -123,4 +151,4 @@ def main(folder: Path, target: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]), [Path(a) for a in sys.argv[2:]])

@@ -102,7 +102,7 @@ def begin(
         if isinstance(line.get("method"), str):
             line["method"] = {"kind": line["method"]}
         if isinstance(stage, Evaluate):
-            line |= {"kind": "evaluate", "results": {}}
+            line |= {"kind": "evaluate", "split": stage.split, "results": {}}
         else:
             line |= {
                 "kind": "train" if isinstance(stage, Train) else "distill",
