@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import limbeck as lk
-from limbeck.errors import DataError, LimbeckError, RunFolderError
+from limbeck.errors import DataError, HyperParameterError, LimbeckError, RunFolderError
 from limbeck.methods import KD, NST, FitNets, LogitMatching, Supervised
 
 CLASSES = 3
@@ -428,3 +428,34 @@ def test_compiled_networks_may_be_given(monkeypatch, tmp_path):
     assert all(torch.allclose(v, state(student)[k], atol=1e-6) for k, v in state(plain).items())
     lk.load_weights(net(), tmp_path / "best.safetensors")
     torch._dynamo.reset()
+
+
+# -- what a call is refused for ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", [KD, "kd"])
+def test_a_method_is_an_instance(method):
+    with pytest.raises(HyperParameterError, match=r"an instance with phases\(cast\), such as limbeck.KD"):
+        quick(net(seed=1), net(), pairs(), method=method)
+
+
+def test_patience_needs_validation():
+    with pytest.raises(HyperParameterError, match=r"patience = 1: .* give them as validation="):
+        quick(net(seed=1), net(), pairs(), training=lk.Training(epochs=2, patience=1))
+
+
+# -- agreement where there are no classes to choose from ------------------------------------------------
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_agreement_of_yes_no_scores(several):
+    """One logit has no arg max to agree on, and of several labels each counts."""
+    x, y = rows()
+    targets = torch.stack([y == c for c in range(CLASSES)], 1).long() if several else (y > 0).long()
+    torch.manual_seed(0)
+    teacher, student = (nn.Linear(4, CLASSES if several else 1) for _ in range(2))
+    quick(teacher, student, [(x, targets)], method=lk.SigmoidKD(), evaluate=[(x, targets)])
+    with torch.no_grad():
+        wanted = ((teacher(x) > 0) == (student(x) > 0)).float().mean().item()
+    assert student.record.agreement == pytest.approx(wanted)
+    assert 0 < wanted < 1

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from limbeck import checks
-from limbeck.data.spec import CIFAR10, Data, Digits, ImageFolder
+from limbeck.data.spec import CIFAR10, Augment, Data, Digits, ImageFolder
 from limbeck.methods import KD, NST, AttentionTransfer, FitNets, LogitMatching
 from limbeck.models import build, save_weights
 from limbeck.recipe import Distill, Evaluate, Model, Recipe, Train
@@ -113,6 +115,23 @@ def test_data_that_cannot_be_read(tmp_path):
     ((place, text),) = checks.deep(recipe(KD(), source=ImageFolder(train=str(tmp_path / "nowhere"))))
     assert place == ("data",)
     assert "nowhere" in text
+
+
+def test_what_the_data_does_not_allow():
+    """Found before the first stage, not when its turn comes."""
+    asked = recipe(KD(), source=Digits(), teacher=Model(name="digits_cnn"), student=Model(name="digits_cnn_thin"))
+    teacher, kd, final = asked.stages
+    stages = (replace(teacher, rows=1081), replace(kd, rows=9), final)
+    wrong = replace(asked, stages=stages, data=Data(source=Digits(), augment=Augment(crop=8)))
+    found = dict(checks.deep(wrong))
+    assert found[("stages", 0, "rows")] == "a subset of 1081 rows: there are only 1080 training rows"
+    assert found[("stages", 1, "rows")].startswith("a subset of 9 rows: there are 10 classes")
+    assert found[("data", "augment", "crop")].startswith("crop = 8 on images of 8x8")
+    assert len(found) == 3
+    fine = replace(wrong, stages=(replace(teacher, rows=1080), replace(kd, rows=10), final), data=asked.data)
+    assert checks.deep(fine) == []
+    ((place, text),) = checks.deep(replace(asked, data=Data(source=Digits(), mean=(0.5, 0.5))))
+    assert (place, text) == (("data",), "mean has 2 numbers; the images have 1 channels")
 
 
 def test_shapes_that_need_no_files():

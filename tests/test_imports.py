@@ -106,3 +106,9 @@ def test_the_lazy_rooms_say_all_they_have(room):
     module = importlib.import_module(f"limbeck.{room}")
     for name in module.__all__:
         assert getattr(module, name) is not None, name
+
+
+def test_asking_for_a_name_leaves_the_random_numbers():
+    """Some package draws a number while it is imported; a caller who seeded before must not notice."""
+    code = "import random, limbeck; random.seed(1); before = random.getstate(); limbeck.distill, limbeck.run"
+    python(code + "; assert random.getstate() == before")

@@ -5,24 +5,28 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 
 from limbeck import config, record
 from limbeck.data.spec import Data
-from limbeck.errors import Interrupted, LimbeckError, RunFolderError
+from limbeck.errors import Interrupted, LimbeckError, NonFiniteError, RecipeError, RunFolderError
 from limbeck.methods import KD, NST, AttentionTransfer, FitNets, LogitMatching, Supervised
 from limbeck.recipe import Distill, Evaluate, Machine, Model, Recipe, Train
 from limbeck.report.read import read_run
 from limbeck.report.tables import results
-from limbeck.runner import run
+from limbeck.runner import run, show
+from limbeck.runner.folder import open_folder
 from limbeck.settings import Optimizer, Training
 
 QUICK = Training(epochs=2, batch_size=32, optimizer=Optimizer(lr=0.05))
@@ -219,6 +223,49 @@ def test_a_failure_is_in_the_record(tmp_path):
     assert told["status"] == "failed"
     assert told["error"].startswith("the student (digits_mlp) returns no")
     assert len(told["stages"][0]["runs"]) == 1
+
+
+def test_what_the_data_does_not_allow_is_refused_before_the_first_stage(tmp_path):
+    bad = small(rows=1001)
+    with pytest.raises(RecipeError, match=r"stages\[0\].rows: a subset of 1001 rows: there are only 1000") as caught:
+        run(bad, out=tmp_path / "r", machine=ONE, quiet=True)
+    assert len(caught.value.problems) == 3
+    assert not (tmp_path / "r" / "stages").exists()
+
+
+def test_a_network_whose_scores_are_not_finite_is_no_result(tmp_path):
+    """One huge step leaves weights that are finite and scores that are not."""
+    wild = replace(QUICK, epochs=1, batch_size=320, optimizer=Optimizer(lr=1e30))
+    with pytest.raises(NonFiniteError, match=r"teacher: the student's scores on the validation part are not finite"):
+        run(small(training=wild), out=tmp_path / "r", machine=ONE, quiet=True)
+    told = record.read_json(tmp_path / "r" / "run.json")
+    assert (told["status"], told["stages"][0]["runs"]) == ("failed", [])
+    assert not list((tmp_path / "r").rglob("last.safetensors"))
+
+
+def test_what_a_killed_process_was_writing_is_cleared_away(tmp_path):
+    """Also where it had no time for more: such a folder is new, not a stranger's."""
+    folder = tmp_path / "r"
+    (folder / "stages" / "teacher" / "seed-0").mkdir(parents=True)
+    (tmp_path / "new").mkdir()
+    open_folder(tmp_path / "new", small())
+    left = [folder / ".recipe.yaml.7.writing", folder / "stages/teacher/seed-0/.result.json.7.writing"]
+    for path in left:
+        path.write_text("{")
+    (folder / "recipe.yaml").write_bytes((tmp_path / "new" / "recipe.yaml").read_bytes())
+    open_folder(folder, small())
+    assert not any(path.exists() for path in left)
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut" / ".recipe.yaml.7.writing").write_text("mod")
+    open_folder(tmp_path / "cut", small())
+    assert [path.name for path in (tmp_path / "cut").iterdir()] == ["recipe.yaml"]
+
+
+def test_the_path_of_the_report_is_told_as_it_is(tmp_path, capsys, done):
+    folder = tmp_path / "[red]t8[/red]"
+    shutil.copytree(done[0], folder)
+    show(folder, Console())
+    assert f"report: {folder}/report.html" in capsys.readouterr().out
 
 
 # -- stopped -----------------------------------------------------------------------------------------

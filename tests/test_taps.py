@@ -535,3 +535,38 @@ def test_every_chosen_tap_can_be_tapped_in_training():
         warnings.simplefilter("error")
         seen = Tapped(model, paths, example=x).train()(x)
     assert all(bool((seen.taps[path] >= 0).all()) for path in paths)
+
+
+def test_a_dropout_is_not_chosen():
+    """In eval mode it returns what the layer before it gave; in training the tap would be noise."""
+
+    def block(a, b):
+        return nn.Sequential(OrderedDict(conv=nn.Conv2d(a, b, 3, 2, 1), drop=nn.Dropout(0.5)))
+
+    model = nn.Sequential(
+        OrderedDict(
+            conv=nn.Conv2d(3, 4, 3, 2, 1),
+            drop=nn.Dropout(0.5),
+            block=block(4, 6),
+            flat=nn.Flatten(),
+            fc=nn.Linear(24, 3),
+        )
+    )
+    assert [name for name, _ in _chosen(model)] == ["block"]
+    flat = nn.Sequential(OrderedDict(fc1=nn.Linear(8, 6), act=nn.ReLU(), drop=nn.Dropout(0.5), fc2=nn.Linear(6, 3)))
+    assert [name for name, _ in hidden_layers(flat, torch.zeros(2, 8))] == ["act"]
+
+
+def _chosen(model):
+    return stage_ends(model, torch.zeros(2, 3, 8, 8))
+
+
+def test_one_tap_may_be_given_as_it_is():
+    net = nn.Sequential(*(nn.Linear(4, 4) for _ in range(13)))
+    assert list(shapes(net, torch.zeros(2, 4), "12")) == ["12"]
+    with (
+        pytest.raises(TapError, match=r"a tap is the path of a module, as text; \['1'\] is a list"),
+        capture(net, ["1"]),
+    ):
+        pass
+    assert not hooks(net)

@@ -13,6 +13,8 @@ import importlib
 from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
 
+from limbeck.lazy import fetch
+
 if TYPE_CHECKING:
     from limbeck import losses, methods, models
     from limbeck.api import distill, train
@@ -102,7 +104,7 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module(f"limbeck.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'limbeck' has no attribute {name!r}")
-    found = getattr(importlib.import_module(f"limbeck.{_HOME[name]}"), name)
+    found = fetch(f"limbeck.{_HOME[name]}", name)
     globals()[name] = found  # a submodule of the same name ("run") must not hide it
     return found
 

@@ -22,7 +22,7 @@ from limbeck.engine.progress import watch_for
 from limbeck.engine.randomness import own_random_numbers, seed_everything
 from limbeck.engine.roles import Fit, Stop
 from limbeck.engine.team import Team, alone
-from limbeck.errors import DataError, LimbeckError, RunFolderError
+from limbeck.errors import DataError, HyperParameterError, LimbeckError, RunFolderError
 from limbeck.methods.response import KD, Supervised
 from limbeck.models.weights import load_weights, save_weights
 from limbeck.phase import Batch, Method, seed_for
@@ -42,7 +42,8 @@ class Record:
         phases: name, epochs and notes (chosen layer pairs, say) of each phase.
         cost: per role ("student", "teacher"): parameters, macs, bytes.
         before, after: per role: accuracy, loss, ece on the ``evaluate`` batches; empty without them.
-        agreement: part of those samples on which student and teacher choose the same class, or None.
+        agreement: part of those samples (with several labels each: of the labels) on which student and teacher
+            choose the same class, or None.
         best: the best epoch on the ``validation`` batches, or None.
         history: what was measured at the end of each epoch.
         versions, device: where the numbers come from.
@@ -256,7 +257,15 @@ def _train(
     out: str | Path | None,
     quiet: bool,
 ) -> nn.Module:
+    if isinstance(method, type) or not isinstance(method, Method):
+        raise HyperParameterError(
+            f"method = {method!r}: an instance with phases(cast), such as limbeck.KD(temperature=4) or limbeck.NST()"
+        )
     training = _settings(training, optimizer, epochs)
+    if training.patience is not None and validation is None:
+        raise HyperParameterError(
+            f"patience = {training.patience}: stopping early needs batches to measure on; give them as validation="
+        )
     loader = Batches(batches)
     tests = None if evaluate is None else Batches(evaluate, "the evaluation batches")
     held = None if validation is None else Batches(validation, "the validation batches")
@@ -303,10 +312,10 @@ def _fit(
     if folder is not None and (done := _finished(folder, key, student)) is not None:
         return done
 
-    def measure(model: nn.Module, batches: Batches) -> tuple[Any, dict[str, float]]:
+    def measure(model: nn.Module, batches: Batches) -> tuple[tuple[Any, Any], dict[str, float]]:
         layout = {"precision": training.precision, "channels_last": training.channels_last}
         logits, targets = predictions(model, batches.epoch(0), device=team.device, **layout)
-        return logits, metrics(logits, targets)
+        return (logits, targets), metrics(logits, targets)
 
     before = {role: measure(model, tests)[1] for role, model in bare.items()} if tests is not None else {}
     result = fit(
@@ -326,8 +335,11 @@ def _fit(
     if tests is not None:
         seen = {role: measure(model, tests) for role, model in bare.items()}
         after = {role: found for role, (_, found) in seen.items()}
-        if "teacher" in seen and seen["teacher"][0].shape == seen["student"][0].shape and seen["student"][0].ndim == 2:
-            same = agreement(seen["student"][0], seen["teacher"][0])
+        if "teacher" in seen:
+            ours, targets = seen["student"][0]
+            theirs = seen["teacher"][0][0]
+            if ours.shape == theirs.shape and ours.ndim <= 2:
+                same = agreement(ours, theirs, independent=targets.ndim == 2)
     if result.best_state is not None:
         object.__setattr__(student, "best_state", result.best_state)
     record = _record(method, seed, result, _costs(bare, loader, team), before, after, same, team)

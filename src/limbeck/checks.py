@@ -11,37 +11,74 @@ from typing import Any
 import torch
 from torch import nn
 
-from limbeck.data.spec import CIFAR10, Digits
+from limbeck.data.images import Splits
+from limbeck.data.spec import CIFAR10
 from limbeck.engine.randomness import own_random_numbers, seed_everything
 from limbeck.engine.rehearsal import rehearse
-from limbeck.errors import HyperParameterError, LimbeckError, NonFiniteError
+from limbeck.errors import DataError, HyperParameterError, LimbeckError, NonFiniteError, RecipeError
 from limbeck.models import build, load_weights
 from limbeck.phase import Batch
-from limbeck.recipe import Distill, Evaluate, Model, Path, Recipe, Train
+from limbeck.recipe import Distill, Evaluate, Model, Path, Recipe, Train, show_path
 from limbeck.taps import title
 
 
-def data_shape(recipe: Recipe) -> tuple[tuple[int, int, int], int]:
-    """Shape of one image and number of classes; files are read only where the source does not fix them."""
-    if isinstance(recipe.data.source, Digits):
-        return (1, 8, 8), 10
+def read_data(recipe: Recipe) -> Splits | None:
+    """The data; None for CIFAR-10, whose shape is known and whose 50,000 pictures take long to read, or to fetch."""
     if isinstance(recipe.data.source, CIFAR10):
-        return (3, 32, 32), 10
+        return None
     from limbeck.data import load
 
-    splits = load(recipe.data)
-    return splits.shape, len(splits.classes)
+    return load(recipe.data)
+
+
+def data_shape(recipe: Recipe) -> tuple[tuple[int, int, int], int]:
+    """Shape of one image and number of classes."""
+    splits = read_data(recipe)
+    return ((3, 32, 32), 10) if splits is None else (splits.shape, len(splits.classes))
+
+
+def against_data(recipe: Recipe, splits: Splits) -> list[tuple[Path, str]]:
+    """What the data does not allow, found before the first stage rather than when its turn comes.
+
+    Example: more ``rows`` than there are, fewer than one per class, or a border that is wider than the images.
+    """
+    from limbeck.data.splits import require_subset
+    from limbeck.data.views import require_crop
+
+    found: list[tuple[Path, str]] = []
+    for index, stage in enumerate(recipe.stages):
+        if not isinstance(stage, Evaluate) and stage.rows is not None:
+            try:
+                require_subset(splits.train, stage.rows)
+            except DataError as error:
+                found.append((("stages", index, "rows"), str(error)))
+    try:
+        require_crop(recipe.data.augment, *splits.shape[1:])
+    except DataError as error:
+        found.append((("data", "augment", "crop"), str(error)))
+    return found
+
+
+def require_fitting(recipe: Recipe, splits: Splits) -> None:
+    """Refuse a recipe that asks of its data what this does not have.
+
+    Raises:
+        RecipeError: with every such setting.
+    """
+    found = tuple(f"{show_path(path)}: {text}" for path, text in against_data(recipe, splits))
+    if found:
+        raise RecipeError("\n".join(found), found)
 
 
 def deep(recipe: Recipe) -> list[tuple[Path, str]]:
     """Every problem that building the networks and one dry step of each method bring up, with its place."""
     try:
-        shape, classes = data_shape(recipe)
+        splits, (shape, classes) = read_data(recipe), data_shape(recipe)
     except LimbeckError as error:
         return [(("data",), str(error))]
     with own_random_numbers():
         seed_everything(0)
-        found: list[tuple[Path, str]] = []
+        found: list[tuple[Path, str]] = [] if splits is None else against_data(recipe, splits)
         built: dict[str, nn.Module] = {}
         for name, blueprint in recipe.models.items():
             try:

@@ -3,8 +3,22 @@
 from __future__ import annotations
 
 import importlib
+import random
 from collections.abc import Callable, Mapping
 from typing import Any
+
+
+def fetch(module: str, name: str) -> Any:
+    """A name of a module, which is imported if need be.
+
+    Python's random numbers stay where they were: rich draws one when it is imported, and a caller may have seeded
+    them before asking for the name.
+    """
+    state = random.getstate()
+    try:
+        return getattr(importlib.import_module(module), name)
+    finally:
+        random.setstate(state)
 
 
 def exports(package: str, home: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
@@ -23,6 +37,6 @@ def exports(package: str, home: Mapping[str, str]) -> tuple[Callable[[str], Any]
     def get(name: str) -> Any:
         if name not in home:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(importlib.import_module(f"{package}.{home[name]}"), name)
+        return fetch(f"{package}.{home[name]}", name)
 
     return get, lambda: sorted(home)

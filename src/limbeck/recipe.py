@@ -153,6 +153,22 @@ class Recipe:
 Path = tuple[str | int, ...]
 
 
+def show_path(path: Path) -> str:
+    """A place in a recipe, in words.
+
+    >>> show_path(("stages", 1, "method", "temperature"))
+    'stages[1].method.temperature'
+    """
+    text = ""
+    for part in path:
+        word = str(part) if str(part).isprintable() else repr(part)  # no control characters on the terminal
+        text += f"[{part}]" if isinstance(part, int) else f".{word}" if text else word
+    return text
+
+
+_LONGEST = 100  # characters of a stage's name; folders may have 255 bytes
+
+
 def problems(recipe: Recipe) -> list[tuple[Path, str]]:
     """What is wrong between the parts of a recipe, each with its place; shapes of networks not looked at."""
     found: list[tuple[Path, str]] = []
@@ -169,11 +185,20 @@ def problems(recipe: Recipe) -> list[tuple[Path, str]]:
         place: Path = ("stages", i)
         if not stage.name or set(stage.name) - set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-."):
             found.append(((*place, "name"), f"stage name {stage.name!r}: letters, digits, '_', '-' and '.' only"))
+        elif stage.name.startswith(".") or len(stage.name) > _LONGEST:  # it names a folder: never "..", never hidden
+            shown = stage.name if len(stage.name) <= _LONGEST else stage.name[:20] + "..."
+            rule = f"at most {_LONGEST} characters, and no '.' in front, as it names a folder"
+            found.append(((*place, "name"), f"stage name {shown!r}: {rule}"))
         if stage.name in seen:
             found.append(
                 ((*place, "name"), f"stage name {stage.name!r} is used twice (also by stage {seen[stage.name] + 1})")
             )
+        elif alike := next((name for name in seen if name.lower() == stage.name.lower()), None):
+            text = f"stage name {stage.name!r} is {alike!r} but for its case; some systems give both one folder"
+            found.append(((*place, "name"), text))
         seen[stage.name] = i
+        if isinstance(stage, Evaluate):
+            found += _unmeasurable(stage, place, bool(ready))
         references = {
             Train: lambda s: {"model": s.model},
             Distill: lambda s: {"student": s.student, "teacher": s.teacher},
@@ -200,6 +225,15 @@ def problems(recipe: Recipe) -> list[tuple[Path, str]]:
     if recipe.baseline is not None and recipe.baseline not in trained:
         found.append((("baseline",), unknown("stage", recipe.baseline, trained, "this recipe")))
     return found
+
+
+def _unmeasurable(stage: Evaluate, place: Path, anything: bool) -> list[tuple[Path, str]]:
+    """What keeps an evaluation from measuring each network once."""
+    if not stage.models and not anything:
+        text = "there is nothing to evaluate: no train or distill stage before this one, and no model with 'weights'"
+        return [((*place, "models"), text)]
+    twice = [k for k, name in enumerate(stage.models) if name in stage.models[:k]]
+    return [((*place, "models", k), f"{stage.models[k]!r} is there twice; once is enough") for k in twice]
 
 
 def baseline_of(recipe: Recipe) -> str | None:

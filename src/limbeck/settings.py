@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Literal
 
 from limbeck.errors import HyperParameterError
@@ -14,12 +15,28 @@ from limbeck.phase import Moment
 def require(ok: bool, name: str, value: object, rule: str) -> None:
     """Raise `HyperParameterError` naming the setting, its value and the rule it breaks."""
     if not ok:
-        raise HyperParameterError(f"{name} = {value!r}: {rule}")
+        also = ", and finite" if isinstance(value, float) and not math.isfinite(value) else ""
+        raise HyperParameterError(f"{name} = {value!r}: {rule}{also}")
 
 
 def finite(value: float) -> bool:
-    """Whether a setting is an ordinary number."""
-    return math.isfinite(value)
+    """Whether a setting is an ordinary number; from Python it may be anything."""
+    try:
+        return math.isfinite(value)
+    except TypeError:
+        return False
+
+
+def require_choice(name: str, value: object, known: Iterable[str]) -> None:
+    """Check a setting that is one of a few words.  Recipes are checked by their types; Python has only this."""
+    names = tuple(known)
+    require(value in names, name, value, f"one of {', '.join(names)}")
+
+
+def require_whole(**counts: object) -> None:
+    """Check settings that count something."""
+    for name, count in counts.items():
+        require(isinstance(count, Integral), name, count, "a whole number")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +113,7 @@ class Optimizer:
     decay_norm: bool = True
 
     def __post_init__(self) -> None:
+        require_choice("kind", self.kind, ("sgd", "adamw", "rmsprop"))
         require(finite(self.lr) and self.lr > 0, "lr", self.lr, "more than zero")
         require(0 <= self.momentum < 1, "momentum", self.momentum, "in [0, 1)")
         require(finite(self.weight_decay) and self.weight_decay >= 0, "weight_decay", self.weight_decay, "zero or more")
@@ -124,6 +142,7 @@ class Schedule:
     final: float = 0.0
 
     def __post_init__(self) -> None:
+        require_choice("kind", self.kind, ("cosine", "onecycle", "step", "constant"))
         if self.warmup is not None:
             require(0 <= self.warmup < 1, "warmup", self.warmup, "a part of the phase, in [0, 1)")
         ordered = list(self.milestones) == sorted(set(self.milestones))
@@ -188,6 +207,11 @@ class Training:
     checkpoint: float = 60.0
 
     def __post_init__(self) -> None:
+        require_whole(epochs=self.epochs, batch_size=self.batch_size, accumulate=self.accumulate)
+        require_choice("precision", self.precision, ("fp32", "bf16"))
+        for name, kind in (("optimizer", Optimizer), ("schedule", Schedule)):
+            value = getattr(self, name)
+            require(isinstance(value, kind), name, value, f"a limbeck.{kind.__name__}, such as {kind()!r}")
         require(self.epochs >= 1, "epochs", self.epochs, "at least 1")
         require(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
         require(self.accumulate >= 1, "accumulate", self.accumulate, "at least 1")
@@ -197,6 +221,7 @@ class Training:
         if self.ema is not None:
             require(0 < self.ema < 1, "ema", self.ema, "in (0, 1), or nothing at all")
         if self.patience is not None:
+            require_whole(patience=self.patience)
             require(self.patience >= 1, "patience", self.patience, "at least 1, or nothing at all")
         require(
             finite(self.checkpoint) and self.checkpoint > 0, "checkpoint", self.checkpoint, "more than zero seconds"

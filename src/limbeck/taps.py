@@ -100,7 +100,11 @@ class Tapped(nn.Module):
         super().__init__()
         self.was_compiled = original(model) is not model
         self.model = original(model)
-        self.taps = tuple(dict.fromkeys(taps))
+        wanted = (taps,) if isinstance(taps, str) else tuple(taps)
+        for tap in wanted:
+            if not isinstance(tap, str):
+                raise TapError(f"a tap is the path of a module, as text; {tap!r} is a {type(tap).__name__}")
+        self.taps = tuple(dict.fromkeys(wanted))
         self.stop = stop and bool(self.taps)
         self._seen: dict[str, Tensor] = {}
         self._versions: dict[str, tuple[Tensor, int]] = {}
@@ -314,8 +318,11 @@ def _events(model: nn.Module, inputs: Any) -> list[_Event]:
     def watch(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
             runs[name] = runs.get(name, 0) + 1
+            # A dropout returns its input here, in eval mode, and would lend it its name; in training it returns noise.
+            if isinstance(module, nn.modules.dropout._DropoutNd):
+                return
             if isinstance(output, Tensor) and output.is_floating_point():
-                active = type(module).__module__ == "torch.nn.modules.activation"
+                active = "activation" in type(module).__module__.rsplit(".", 1)[-1]  # torch's, timm's, transformers'
                 events.append(_Event(name, output, not any(True for _ in module.children()), active))
 
         return hook
@@ -403,15 +410,25 @@ def match(student: nn.Module, teacher: nn.Module, inputs: Any) -> Pairs:
     return tuple((s, t) for t, s in _by_depth(theirs, ours))
 
 
+def _alike(layers: Sequence[Sequence[tuple[str, tuple[int, ...]]]]) -> bool:
+    """Whether the middle layers of both networks have the same kind of shape (vectors, or as many tokens)."""
+    ours, theirs = (found[(len(found) - 1) // 2][1] for found in layers)
+    return ours[:-1] == theirs[:-1]
+
+
 def middle(student: nn.Module, teacher: nn.Module, inputs: Any) -> tuple[str, str]:
-    """The middle layers (student, teacher): of the stage ends, or of the hidden layers where there are no maps.
+    """The middle layers (student, teacher): of the stage ends, or of the hidden layers where there are no stages.
+
+    A network with a single stage end is a transformer behind its patch embedding, or has no stages to be in the
+    middle of; if both have hidden layers of tokens or vectors, these are taken.
 
     Raises:
         TapError: one of the networks has neither.
     """
     ends = [stage_ends(m, inputs) for m in (student, teacher)]
-    if not all(ends):
-        ends = [hidden_layers(m, inputs) for m in (student, teacher)]
+    if min(map(len, ends)) < 2:
+        hidden = [hidden_layers(m, inputs) for m in (student, teacher)]
+        ends = hidden if all(hidden) and _alike(hidden) else ends
     for role, found in zip(("student", "teacher"), ends, strict=True):
         if not found:
             raise TapError(f"the {role} has no hidden layer that limbeck can tap by itself; name one: pair=(s, t)")

@@ -56,6 +56,9 @@ def test_a_starter_goes_to_a_new_file_only(tmp_path, capsys):
     assert main(["new", "kd", "-o", str(path)]) == 2
     assert path.read_text() == "mine"
     assert f"{path} exists already" in capsys.readouterr().err
+    path = tmp_path / "nowhere" / "kd.yaml"
+    assert main(["new", "kd", "-o", str(path)]) == 2
+    assert f"cannot write {path}: No such file or directory; choose another file" in capsys.readouterr().err
 
 
 def test_methods_as_json(capsys):
@@ -186,6 +189,25 @@ def test_run_refuses_an_accelerator_that_is_none(fake_run, tmp_path, capsys):
     assert fake_run[0] == []
 
 
+@pytest.mark.parametrize("name", ["", ".", "..", "../up", "/top", "a/b", r"a\nb"])
+def test_a_name_that_is_none_for_a_folder_needs_an_out(fake_run, name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "r.yaml").write_text(f'{RECIPE}name: "{name}"\n')
+    assert main(["run", "r.yaml"]) == 2
+    assert re.match(r"r.yaml:4: name: '.*' cannot name a folder below runs/; give --out", capsys.readouterr().err)
+    assert fake_run[0] == []
+    assert main(["run", "r.yaml", "--out", "here"]) == 0
+
+
+def test_an_accelerator_that_is_not_there(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    assert main(["run", "r.yaml", "--accelerator", "cuda", "--out", "o"]) == 2
+    assert "accelerator 'cuda' with 1 device: this machine has no cuda device that torch" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
+
+
 def test_fresh_removes_the_old_run_and_nothing_else(fake_run, tmp_path):
     (tmp_path / "r.yaml").write_text(RECIPE)
     folder = tmp_path / "o"
@@ -222,6 +244,12 @@ def test_exit_codes_of_a_run(fake_run, tmp_path, capsys, error, code, text):
     err = capsys.readouterr().err
     assert err.startswith(text)
     assert "Traceback" not in err
+
+
+def test_a_report_of_a_run_that_was_cut_off_says_so(tmp_path, capsys):
+    (tmp_path / "run.json").write_text('{"format": 1, "name": "x", "status": "running"}')
+    assert main(["report", str(tmp_path)]) == 0
+    assert "Not finished (running). Nothing has been measured yet." in capsys.readouterr().out
 
 
 def test_debug_shows_the_traceback(tmp_path, capsys):

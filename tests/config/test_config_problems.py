@@ -73,6 +73,10 @@ ONE_BY_ONE = [
     ("teacher: teacher", "teacher: student", "is both student and teacher"),
     ("name: kd", "name: alone", "<text>:11: stages[1].name: stage name 'alone' is used twice"),
     ("name: kd", "name: k/d", "<text>:11: stages[1].name: stage name 'k/d': letters, digits"),
+    ("name: kd", "name: ..", "<text>:11: stages[1].name: stage name '..': at most 100 characters, and no '.' in front"),
+    ("name: kd", "name: " + "x" * 101, "<text>:11: stages[1].name: stage name 'xxxxxxxxxxxxxxxxxxxx...': at most 100 characters"),
+    ("name: kd", "name: Alone", "<text>:11: stages[1].name: stage name 'Alone' is 'alone' but for its case"),
+    ("models: [teacher, alone, kd]", "models: [alone, alone]", "<text>:17: stages[2].models[1]: 'alone' is there twice; once is enough"),
     ("models: [teacher, alone, kd]", "split: tset", "<text>:17: stages[2].split: no split 'tset'; there are: test, validation"),
     ("name: good", "name: good\nbaseline: alnoe", "<text>:2: baseline: no stage 'alnoe' in this recipe; near: alone"),
     ("name: good", "data: {source: cifar}", "<text>:1: data.source: no source 'cifar'; near: cifar10"),
@@ -84,12 +88,14 @@ ONE_BY_ONE = [
     ("model: student", "model: student\n    training: {optimizer: {nesterov: yes}}", "got the text 'yes'; write true or false"),
     ("model: student", "model: student\n    training: {optimizer: {betas: [0.9]}}", "expected a list of 2 entries"),
     ("model: student", "model: student\n    training: {batch_size: 1e2}", "expected a whole number, got the number 100.0; write 100"),
+    ("model: student", "model: student\n    training: {optimizer: {lr: .inf}}", "lr = inf: more than zero, and finite"),
+    ("kind: kd, temperature: 4", "kind: nst, pairs: [layer1]", "stages[1].method.pairs[0]: expected a list of 2 entries, each text, got the text 'layer1'"),
     ("model: student", "model: student\n    training: {precision: fp16}", "<text>:10: stages[0].training.precision: no precision 'fp16'"),
 ]  # fmt: skip
 
 
 # What breaks a name or a model also breaks whatever refers to it: so many problems in all.
-TWO = {"name: alone", "name: k/d", "teacher: student"}
+TWO = {"name: alone", "name: k/d", "name: ..", "name: " + "x" * 101, "name: Alone", "teacher: student"}
 
 
 @pytest.mark.parametrize(
@@ -100,6 +106,19 @@ def test_one_mistake_gives_one_line(old, new, message):
     found = problems(GOOD.replace(old, new, 1))
     assert sum(message in line for line in found) == 1, found
     assert len(found) == (2 if new in TWO or "is untrained" in message else 1), found
+
+
+def test_advice_that_would_not_help_is_not_given():
+    (line,) = problems(GOOD.replace("kind: kd, temperature: 4", "kind: nst, pairs: [layer1]"))
+    assert "write" not in line
+
+
+def test_an_evaluation_of_nothing():
+    found = problems("models: {a: digits_mlp}\nstages:\n  - {kind: evaluate, name: e}\n")
+    assert found == (
+        "<text>:3: stages[0].models: there is nothing to evaluate: no train or distill stage before this one, "
+        "and no model with 'weights'",
+    )
 
 
 def test_every_problem_at_once_in_the_order_of_the_file():

@@ -16,14 +16,15 @@ from torch import nn
 from torch.nn import functional as F
 
 from limbeck import catalog
+from limbeck.api import Batches
 from limbeck.engine.checkpoint import load
-from limbeck.engine.evaluate import metrics, predictions
+from limbeck.engine.evaluate import agreement, metrics, predictions
 from limbeck.engine.loop import fit, identity
 from limbeck.engine.parts import split
 from limbeck.engine.randomness import seed_everything
 from limbeck.engine.rehearsal import rehearse
 from limbeck.engine.team import Team
-from limbeck.errors import LimbeckError, NonFiniteError
+from limbeck.errors import DataError, LimbeckError, NonFiniteError
 from limbeck.methods import KD, NST, FitNets, LogitMatching, Supervised
 from limbeck.phase import Batch
 from limbeck.settings import Optimizer, Schedule, Training
@@ -648,3 +649,92 @@ def test_seeding_reaches_all_three_generators():
     a = draw()
     seed_everything(2**62 + 1)
     assert a == draw()
+
+
+# -- what came with the networks -----------------------------------------------------------------------
+
+
+def test_gradients_that_were_there_before_do_not_count():
+    """A caller's own backward leaves gradients on the student; the first step must not add them to its own."""
+    clean, stale = pair(), pair()
+    for role, model in stale.items():
+        model(torch.randn(4, 1, 8, 8)).sum().backward()
+        model.load_state_dict(clean[role].state_dict())  # the running statistics moved
+    kept = [p.grad.clone() for p in stale["teacher"].parameters()]
+    train(KD(), clean)
+    train(KD(), stale)
+    assert same(state(clean["student"]), state(stale["student"]))
+    assert all(torch.equal(a, p.grad) for a, p in zip(kept, stale["teacher"].parameters(), strict=True))
+    assert all(p.grad is None for p in stale["student"].parameters())
+
+
+def test_parts_that_came_frozen_do_not_move():
+    """Neither their weights nor their running statistics; the rest of the student is in train mode as ever."""
+    models = pair()
+    part = models["student"].layer1.requires_grad_(False)
+    before, modes = state(part), []
+    models["student"].layer2.register_forward_pre_hook(
+        lambda module, args: modes.append((part[1].training, module[1].training)) if torch.is_grad_enabled() else None
+    )
+    rest = state(models["student"].layer2)
+    train(KD(), models, ema=0.5)
+    assert same(before, state(part))
+    assert set(modes) == {(False, True)}
+    after = state(models["student"].layer2)
+    assert not any(torch.equal(rest[k], after[k]) for k in ("0.weight", "1.weight", "1.running_mean"))
+    assert not any(p.requires_grad for p in part.parameters())
+    assert part[1].training
+
+
+def test_channels_last_beside_weights_of_other_dimensions():
+    class Video(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.over_time, self.fc = nn.Conv3d(1, 4, 3, padding=1), nn.Linear(4, 3)
+            self.conv = nn.Conv2d(1, 1, 3, padding=1)
+
+        def forward(self, x):
+            return self.fc(self.over_time(self.conv(x).unsqueeze(2)).mean((2, 3, 4)))
+
+    torch.manual_seed(0)
+    student = Video()
+    train(KD(), {**pair(), "student": student}, channels_last=True)
+    assert student.over_time.weight.is_contiguous()
+
+
+def test_agreement_of_every_kind_of_head():
+    a, b = torch.tensor([[2.0, 1.0], [0.5, 3.0]]), torch.tensor([[3.0, -1.0], [-0.5, 1.0]])
+    assert agreement(a, b) == 1.0
+    assert agreement(a, b, independent=True) == 0.5
+    single = torch.tensor([[1.0], [-1.0], [2.0], [3.0]]), torch.tensor([[1.0], [1.0], [-2.0], [0.5]])
+    assert agreement(*single) == agreement(*(x[:, 0] for x in single)) == 0.5
+
+
+@pytest.mark.parametrize(("rows", "accumulate"), [(7, 1), (6, 6)])
+def test_a_batch_too_small_for_batch_norm_is_named(rows, accumulate):
+    class Flat(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.fc = nn.BatchNorm1d(64), nn.Linear(64, 3)
+
+        def forward(self, x):
+            return self.fc(self.norm(x.flatten(1)))
+
+    torch.manual_seed(0)
+    x, y = torch.randn(rows, 1, 8, 8), torch.arange(rows) % 3
+    batches = Batches([(x[i : i + 6], y[i : i + 6]) for i in range(0, rows, 6)])
+    with pytest.raises(
+        DataError, match=r"epoch 1, step .: batch normalisation cannot train on a single sample .*drop_last"
+    ):
+        train(KD(), {**pair(), "student": Flat()}, batches, accumulate=accumulate)
+
+
+def test_a_method_without_a_text_of_its_own_can_go_on():
+    class Bare:
+        def phases(self, cast):
+            return ()
+
+    kept = Bare(), Bare()
+    assert repr(kept[0]) != repr(kept[1])
+    assert identity("run", 0, kept[0], Training()) == identity("run", 0, kept[1], Training())
+    assert identity("run", 0, kept[0], Training()) != identity("run", 0, KD(), Training())

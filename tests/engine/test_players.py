@@ -11,7 +11,8 @@ from torch import nn
 
 from limbeck.engine.loop import fit
 from limbeck.engine.team import Team
-from limbeck.errors import LimbeckError, NameUnknown
+from limbeck.errors import HyperParameterError, LimbeckError, NameUnknown
+from limbeck.methods import FitNets
 from limbeck.phase import Batch, Phase, Term, Update
 from limbeck.settings import Optimizer, Training
 
@@ -284,3 +285,38 @@ def test_every_step_has_random_numbers_of_its_own():
     assert len({value for pair in drawn for value in pair}) >= 12
     assert len({own for own, _ in drawn}) == 12
     assert len({common for _, common in drawn}) == 12
+
+
+def test_parameters_that_two_modules_of_a_player_share_move_once():
+    def cross_entropy(models, batch, moment):
+        yield Update(
+            "student", {"ce": Term(nn.functional.cross_entropy(models["student"](batch.inputs).logits, batch.targets))}
+        )
+
+    alone, twice = flat_net(), flat_net()
+    train(Steps(cross_entropy, {"student": ("student",)}, {}), {"student": alone})
+    train(Steps(cross_entropy, {"student": ("student", "head")}, {"head": twice.fc}), {"student": twice})
+    assert same(state(alone), state(twice))
+
+
+@pytest.mark.parametrize(
+    ("trains", "words"),
+    [
+        ({"student": ("student",), "other": ("head",)}, "train the same weights"),
+        ({"student": ("student",)}, "nobody trains 'head', but 'student' trains some of its weights"),
+    ],
+)
+def test_one_module_under_two_names_is_found(trains, words):
+    student = flat_net()
+
+    def step(models, batch, moment):
+        yield Update("student", {"ce": Term(models["student"](batch.inputs).logits.mean())})
+
+    with pytest.raises(LimbeckError, match=words):
+        train(Steps(step=step, trains=trains, extra={"head": student.fc}), {"student": student})
+
+
+def test_too_few_epochs_for_the_phases_are_refused():
+    models = {"student": conv_net(2), "teacher": conv_net(4, seed=1)}
+    with pytest.raises(HyperParameterError, match=r"epochs = 1: too few for the 2 phases .* left for 'hint'"):
+        train(FitNets(), models, epochs=1)

@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 
 from limbeck.engine.loop import fit
 from limbeck.engine.roles import Stop
-from limbeck.engine.team import Team, alone
-from limbeck.errors import Interrupted
+from limbeck.engine.team import Team, alone, require_devices
+from limbeck.errors import HyperParameterError, Interrupted
 from limbeck.methods import KD
 from limbeck.settings import Training
 
@@ -39,6 +39,17 @@ def test_one_process_alone():
     team.average_gradients(net.parameters())
     team.average_buffers([net])
     assert all(p.grad is None for p in net.parameters())
+
+
+def test_devices_that_are_not_there(monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    for accelerator, devices in (("auto", 1), ("cpu", 64), ("cuda", 2)):
+        require_devices(accelerator, devices)
+    with pytest.raises(HyperParameterError, match="'cuda' with 3 devices: this machine has 2 cuda devices that torch"):
+        require_devices("cuda", 3)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    with pytest.raises(HyperParameterError, match="'cuda' with 1 device: this machine has no cuda device that torch"):
+        require_devices("cuda")
 
 
 class Sums:
@@ -121,3 +132,12 @@ class _Reader(Team):
     @property
     def leads(self):
         return True
+
+
+def test_a_device_that_is_none_or_not_there():
+    with pytest.raises(HyperParameterError, match="device = 'gpu': 'auto', 'cpu', 'cuda', 'cuda:1' or 'mps'"):
+        alone("gpu")
+    with pytest.raises(
+        HyperParameterError, match=r"accelerator 'cuda' with 100 devices: this machine has .* 'cpu' works"
+    ):
+        alone("cuda:99")

@@ -147,6 +147,22 @@ def test_map_says_what_is_not_finite():
         losses.attention_map(x)
 
 
+@pytest.mark.parametrize(
+    ("loss", "size"),
+    [
+        (lambda s, t: losses.attention_l2(s, t, kind="sum_pow"), 1e12),
+        (lambda s, t: losses.attention_l2(s, t, kind="sum"), 1e30),
+        (losses.nst_mmd, 1e30),
+    ],
+)
+def test_lengths_that_overflow_are_no_maps_of_zeros(loss, size):
+    """Finite features whose squares are not: divided by infinity they would look like a dead layer."""
+    s, t = draw(2, 3, 4, 4, dtype=torch.float32), draw(2, 5, 4, 4, seed=1, dtype=torch.float32)
+    with pytest.raises(NonFiniteError, match=r"for 2 of 2 samples .*the inputs are finite, but too large for float32"):
+        loss(s * size, t)
+    assert bool(torch.isfinite(loss((s * size).double(), t.double())).all())
+
+
 # --- neuron selectivity
 
 

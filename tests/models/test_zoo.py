@@ -233,6 +233,7 @@ def test_names_are_checked_by_their_form():
         ("plain_2", {"depth": 2}, "no option 'depth' in network 'plain_2'; its options: width, norm, grid"),
         ("wrn_16_1", {"dropout": 1.0}, "dropout = 1.0: a probability from 0 to below 1"),
         ("plain_2", {"width": 0}, "width = 0: channels, 1 or more"),
+        ("plain_2", {"norm": "no"}, "norm = 'no': true or false"),
         ("plain_2", {"grid": 0}, "grid = 0: positions, 1 or more"),
         ("mlp", {"hidden": 64}, "hidden = 64: a list of widths, each a whole number of 1 or more"),
         ("mlp", {"hidden": [8, 0]}, "hidden = [8, 0]: a list of widths"),

@@ -74,6 +74,27 @@ def test_the_text_table_shows_the_same(make_run):
         assert part in text
 
 
+def test_names_are_not_broken_in_two(make_run):
+    console = rich.console.Console(width=150, file=io.StringIO())
+    folder = make_run()
+    told = (folder / "run.json").read_text().replace('"kind": "kd"', '"kind": "attention_transfer"')
+    (folder / "run.json").write_text(told)
+    console.print(render_text(results(read_run(folder)), width=150))
+    assert "attention_transfer" in console.file.getvalue()
+
+
+def test_one_difference_beside_a_mean_of_more_seeds_says_whose_it_is(make_run):
+    folder = make_run()
+    record = json.loads((folder / "run.json").read_text())
+    for stage in record["stages"]:
+        if stage["kind"] == "distill":
+            stage["runs"] = stage["runs"][:1]
+    (folder / "run.json").write_text(json.dumps(record))
+    text = verdict(read_run(folder)).text
+    assert "alone 91.0 ± 1.0 % (" in text
+    assert "points at the one seed that both have, which is no result yet)" in text
+
+
 @pytest.mark.parametrize(
     ("accuracy", "mood", "parts"),
     [

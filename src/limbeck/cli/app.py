@@ -97,14 +97,14 @@ def run(
     """
     from limbeck import config
     from limbeck.cli.fresh import clear
-    from limbeck.cli.machine import choose
+    from limbeck.cli.machine import choose, folder_for
 
     parsed = config.read(recipe, sets or ())
     machine = choose(parsed.machine, accelerator=accelerator, devices=devices, threads=threads)
     _refuse(config.check(parsed))
     from limbeck.runner import run as run_recipe
 
-    folder = out if out is not None else Path("runs") / parsed.recipe.name
+    folder = out if out is not None else folder_for(parsed)
     if fresh:
         clear(folder)
     run_recipe(parsed.recipe, out=folder, machine=machine, quiet=quiet, command=_command())
@@ -196,6 +196,8 @@ def new(
             file.write(text)
     except FileExistsError:
         raise RecipeError(f"{out} exists already; choose another file") from None
+    except OSError as error:
+        raise RecipeError(f"cannot write {out}: {error.strerror or error}; choose another file") from None
     say.line(f"wrote {out}; next: limbeck run {out}")
 
 

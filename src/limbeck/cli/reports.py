@@ -12,9 +12,12 @@ def print_report(folder: Path, *, open_page: bool) -> None:
     from limbeck.report.page import write_report
     from limbeck.report.read import read_run
     from limbeck.report.tables import render_text, results
+    from limbeck.report.verdict import verdict
 
     out = say.wide()
-    out.print(render_text(results(read_run(folder)), width=out.width))
+    run = read_run(folder)
+    out.print(render_text(results(run), width=out.width))
+    say.line(verdict(run).text)
     page = write_report(folder)
     say.line(f"report: {page}")
     if open_page:

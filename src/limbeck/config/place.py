@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-Path = tuple[str | int, ...]
+from limbeck.recipe import Path, show_path
 
 
 class Problem(NamedTuple):
@@ -13,19 +13,6 @@ class Problem(NamedTuple):
 
     path: Path
     text: str
-
-
-def show(path: Path) -> str:
-    """The path in words.
-
-    >>> show(("stages", 1, "method", "temperature"))
-    'stages[1].method.temperature'
-    """
-    text = ""
-    for part in path:
-        word = str(part) if str(part).isprintable() else repr(part)  # no control characters on the terminal
-        text += f"[{part}]" if isinstance(part, int) else f".{word}" if text else word
-    return text
 
 
 class Places(NamedTuple):
@@ -60,5 +47,5 @@ class Places(NamedTuple):
 
     def tell(self, problem: Problem) -> str:
         """The problem as one line: where, which setting, what."""
-        name = show(problem.path)
+        name = show_path(problem.path)
         return f"{self.at(problem.path)}: {name}: {problem.text}" if name else f"{self.at(())}: {problem.text}"

@@ -57,7 +57,7 @@ def shown(value: Any) -> str:
         text = value if len(value) <= 40 else value[:40] + "..."
         return f"the text {text!r}"
     if isinstance(value, dict):
-        return f"a mapping with {len(value)} keys" if value else "an empty mapping"
+        return f"a mapping with {len(value)} key{'s' if len(value) > 1 else ''}" if value else "an empty mapping"
     return f"a list of {len(value)}" if value else "an empty list"
 
 
@@ -67,6 +67,15 @@ def advice(hint: Any, value: Any) -> str:
         return "; write true or false"
     if int in members(hint) and isinstance(value, float) and value.is_integer():
         return f"; write {int(value)}"
-    if isinstance(value, (int, float, str)) and any(get_origin(member) in (tuple, list) for member in members(hint)):
+    if isinstance(value, (int, float, str)) and any(_holds(member, value) for member in members(hint)):
         return f"; write [{value}]"
     return ""
+
+
+def _holds(hint: Any, value: float | str) -> bool:
+    """Whether a list with this one value is what the type wants."""
+    inner = get_args(hint)
+    of_any_length = get_origin(hint) is list or (len(inner) == 2 and inner[1] is Ellipsis)
+    if get_origin(hint) not in (tuple, list) or not of_any_length:
+        return False
+    return type(value) is inner[0] or (inner[0] is float and type(value) is int)

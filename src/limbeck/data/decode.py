@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from limbeck.data.images import Images
 from limbeck.errors import DataError
@@ -123,6 +123,8 @@ def _pixels(item: Item, size: int | None, grey: bool | None) -> np.ndarray | str
             return _array(picture, size, grey)
     except MemoryError:
         raise
+    except UnidentifiedImageError:  # its own words hold an address in memory, other ones in every run
+        return f"{item.place}: the image cannot be decoded (cannot identify its format)"
     # Pillow's decoders raise whatever they like on damaged files, SyntaxError and struct.error included.
     except Exception as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__

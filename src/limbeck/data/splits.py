@@ -101,10 +101,19 @@ def subset(images: Images, rows: int, seed: int) -> Images:
     Raises:
         DataError: there are not so many rows, or fewer are asked for than there are classes.
     """
+    require_subset(images, rows)
+    chosen = ranking(images.labels.cpu(), seed_for(seed, "subset"), each_first=True)[:rows]
+    return images.take(chosen.sort().values)
+
+
+def require_subset(images: Images, rows: int) -> None:
+    """Refuse what `subset` cannot give.
+
+    Raises:
+        DataError: there are not so many rows, or fewer are asked for than there are classes.
+    """
     present = len(torch.unique(images.labels))
     if rows > len(images):
         raise DataError(f"a subset of {rows} rows: there are only {len(images)} training rows")
     if rows < present:
         raise DataError(f"a subset of {rows} rows: there are {present} classes, and each needs at least one row")
-    chosen = ranking(images.labels.cpu(), seed_for(seed, "subset"), each_first=True)[:rows]
-    return images.take(chosen.sort().values)

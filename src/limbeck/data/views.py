@@ -64,16 +64,25 @@ def augment(
     for name, value in (("rows", rows), ("views", views)):
         if value.shape != (batch,):
             raise ShapeError(f"{name} is {list(value.shape)} for a batch of {batch} images; it is [{batch}]")
-    if augment.crop >= min(height, width):
-        raise DataError(
-            f"crop = {augment.crop} on images of {height}x{width}: a border can be reflected by at most "
-            f"{min(height, width) - 1} pixels; a crop of an eighth of the side ({max(1, min(height, width) // 8)}) is usual"
-        )
+    require_crop(augment, height, width)
     drawn = keys.key(seed, rows, views)
     if augment.crop or augment.flip:
         images = _window(images, drawn, augment)
     out = normalise(images, mean=mean, std=std, scale=scale)
     return out.masked_fill_(_hole(drawn, height, width, augment.cutout), 0.0) if augment.cutout else out
+
+
+def require_crop(augment: Augment, height: int, width: int) -> None:
+    """Refuse a crop that images of this size cannot give.
+
+    Raises:
+        DataError: the crop is not smaller than the image.
+    """
+    if augment.crop >= min(height, width):
+        raise DataError(
+            f"crop = {augment.crop} on images of {height}x{width}: a border can be reflected by at most "
+            f"{min(height, width) - 1} pixels; a crop of an eighth of the side ({max(1, min(height, width) // 8)}) is usual"
+        )
 
 
 def normalise(

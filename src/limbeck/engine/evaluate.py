@@ -134,8 +134,17 @@ def reliability(confidence: Tensor, correct: Tensor, bins: int = BINS) -> list[d
     return found
 
 
-def agreement(a: Tensor, b: Tensor) -> float:
-    """The share of rows on which two networks choose the same class."""
+def agreement(a: Tensor, b: Tensor, *, independent: bool = False) -> float:
+    """The share of rows on which two networks choose the same class.
+
+    A single logit chooses by its sign.  So does each of several ``independent`` scores (multi-label heads); the
+    result is then the share of all labels.
+
+    >>> agreement(torch.tensor([[1.0], [-2.0]]), torch.tensor([[3.0], [4.0]]))
+    0.5
+    """
+    if independent or a.ndim == 1 or a.shape[1] == 1:
+        return ((a > 0) == (b > 0)).float().mean().item()
     return (a.argmax(1) == b.argmax(1)).float().mean().item()
 
 

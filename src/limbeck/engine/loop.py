@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -23,7 +24,7 @@ from limbeck.engine.parts import size_of, split
 from limbeck.engine.randomness import own_random_numbers, seed_everything
 from limbeck.engine.roles import Fit, Loader, Stop, Watch
 from limbeck.engine.team import Team, alone
-from limbeck.errors import Interrupted, LimbeckError, NonFiniteError, RunFolderError
+from limbeck.errors import DataError, HyperParameterError, Interrupted, LimbeckError, NonFiniteError, RunFolderError
 from limbeck.models import save_weights
 from limbeck.phase import Batch, Cast, Method, Moment, Phase, Update, seed_for
 from limbeck.settings import Training, divide_epochs
@@ -33,8 +34,11 @@ LINES_PER_EPOCH = 25
 
 
 def identity(name: str, seed: int, method: Method, training: Training) -> str:
-    """What must be equal for a checkpoint to be continued.  How often it is written is no part of it."""
-    said = repr((name, seed, method, {**vars(training), "checkpoint": None}))
+    """What must be equal for a checkpoint to be continued.  How often it is written is no part of it.
+
+    Nor is where in memory an object lies, which a method without a text of its own has in its ``repr``.
+    """
+    said = re.sub(r" at 0x[0-9a-fA-F]+", "", repr((name, seed, method, {**vars(training), "checkpoint": None})))
     return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 
@@ -130,6 +134,12 @@ class _Session:
         self.kept = _kept(self.phases)
         budget = iter(divide_epochs(training.epochs, [p.share for p in self.phases if p.epochs is None]))
         self.epochs = [p.epochs if p.epochs is not None else next(budget) for p in self.phases]
+        idle = [p.name for p, n in zip(self.phases, self.epochs, strict=True) if p.share > 0 and n == 0]
+        if idle:
+            raise HyperParameterError(
+                f"training.epochs = {training.epochs}: too few for the {len(self.phases)} phases of this method; "
+                f"nothing would be left for {', '.join(map(repr, idle))}"
+            )
         self.position = Position()
         self.pending: list[tuple[_Place, dict[str, Tensor]]] = []
         self.average: AveragedModel | None = None
@@ -138,7 +148,19 @@ class _Session:
     def _settle(self, module: nn.Module) -> None:
         module.to(self.team.device)
         if self.training.channels_last:
-            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            # Not Module.to, which would try it on the five dimensions of a Conv3d as well, and fail.
+            for tensor in (*module.parameters(), *module.buffers()):
+                if tensor.ndim == 4:
+                    tensor.data = tensor.data.to(memory_format=torch.channels_last)
+
+    def _rest(self, module: nn.Module) -> None:
+        """Parts whose every parameter came frozen stay in eval mode: their running statistics must not move either."""
+        if self.trainable.isdisjoint(map(id, module.parameters())):
+            return  # frozen as a whole, or nothing but statistics: then its mode is all that there is to it
+        for part in module.modules():
+            own = [id(p) for p in part.parameters()]
+            if own and self.trainable.isdisjoint(own):
+                part.eval()
 
     def run(
         self,
@@ -165,7 +187,8 @@ class _Session:
         finally:
             for p, wanted in flags:
                 p.requires_grad_(wanted)
-                p.grad = None
+            for module in self.kept.values():
+                module.zero_grad(set_to_none=True)
             for module, mode in modes:
                 module.training = mode
             if self.watch:
@@ -199,15 +222,17 @@ class _Session:
 
     def _run_phase(self, index: int, phase: Phase, restored: tuple[dict[str, Tensor], dict[str, Any]] | None) -> None:
         owned = {player: [phase.modules[role] for role in roles] for player, roles in phase.trains.items()}
-        parameters = {
-            player: [p for m in modules for p in m.parameters() if id(p) in self.trainable]
+        parameters = {  # each once: a player's modules may share some
+            player: list(dict.fromkeys(p for m in modules for p in m.parameters() if id(p) in self.trainable))
             for player, modules in owned.items()
         }
+        _require_one_owner(phase, parameters)
         for module in phase.modules.values():
             module.requires_grad_(False)
         for group in parameters.values():
             for p in group:
                 p.requires_grad_(True)
+                p.grad = None  # what the caller's own loop left there is not this step's gradient
         optimizers = {
             player: optim.build(phase.optimizers.get(player, self.training.optimizer), group)
             for player, group in parameters.items()
@@ -253,6 +278,7 @@ class _Session:
         training = {id(m) for modules in owned.values() for m in modules}
         for module in phase.modules.values():
             module.train(id(module) in training)
+            self._rest(module)
         at, steps = self.position, self.loader.steps
         epochs, before = self.epochs[index], sum(self.epochs[:index])
         every = max(1, (steps or 500) // LINES_PER_EPOCH)
@@ -383,6 +409,13 @@ class _Session:
             return next(step, None)
         except NonFiniteError as error:
             raise NonFiniteError(self._where(self._place(phase, batch), str(error))) from error
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise DataError(
+                f"{self.name}, {self._place(phase, batch)}: batch normalisation cannot train on a single sample ({error}); "
+                "leave out a last batch of one (drop_last=True), or lower training.accumulate"
+            ) from error
 
     def _sum(
         self, update: Update, share: float, part: float, terms: dict[str, Tensor], phase: Phase, batch: Batch
@@ -541,6 +574,24 @@ def _better(found: Mapping[str, float], best: Mapping[str, float]) -> bool:
     if math.isnan(best["accuracy"]):
         return not math.isnan(found["accuracy"])
     return (found["accuracy"], -found["loss"]) > (best["accuracy"], -best["loss"])
+
+
+def _require_one_owner(phase: Phase, parameters: Mapping[str, Sequence[nn.Parameter]]) -> None:
+    """Two names for one module would let two players train the same weights, or one train what nobody may."""
+    owner = {id(p): player for player, group in parameters.items() for p in group}
+    for player, group in parameters.items():
+        if any(owner[id(p)] != player for p in group):
+            others = sorted({owner[id(p)] for p in group} - {player})
+            raise LimbeckError(
+                f"phase {phase.name!r}: {player!r} and {', '.join(map(repr, others))} train the same weights"
+            )
+    for role in phase.frozen:
+        shared = {owner[id(p)] for p in phase.modules[role].parameters() if id(p) in owner}
+        if shared:
+            raise LimbeckError(
+                f"phase {phase.name!r}: nobody trains {role!r}, but {', '.join(map(repr, sorted(shared)))} trains some of "
+                "its weights under another name"
+            )
 
 
 def _kept(phases: Sequence[Phase]) -> dict[str, nn.Module]:

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from limbeck.errors import HyperParameterError
+
 # Which process has which number is nothing to tell the user, in this process and in those it starts.
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
 
@@ -82,11 +84,31 @@ class Team:
                     buffer.copy_(self.total(buffer.clone()) / self.world)
 
 
+def require_devices(accelerator: str, devices: int = 1) -> None:
+    """Refuse an accelerator that this machine does not have, or more of them than it has.
+
+    Raises:
+        HyperParameterError: what was asked for, and what there is.
+    """
+    has = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if accelerator in has and devices > has[accelerator]:
+        there = f"{has[accelerator] or 'no'} {accelerator} device{'s' if has[accelerator] > 1 else ''}"
+        raise HyperParameterError(
+            f"accelerator {accelerator!r} with {devices} device{'s' if devices > 1 else ''}: this machine has {there} "
+            f"that torch {torch.__version__} can use; 'cpu' works everywhere"
+        )
+
+
 def alone(accelerator: str = "auto") -> Team:
     """A team of one process on the best device there is, or on the one named."""
     if accelerator == "auto":
         accelerator = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    return Team(torch.device(accelerator))
+    try:
+        device = torch.device(accelerator)
+    except RuntimeError as error:
+        raise HyperParameterError(f"device = {accelerator!r}: 'auto', 'cpu', 'cuda', 'cuda:1' or 'mps'") from error
+    require_devices(device.type, (device.index or 0) + 1)
+    return Team(device)
 
 
 def fabric_for(accelerator: str, devices: int) -> Any:

@@ -163,7 +163,10 @@ def cross_entropy(s: Tensor, targets: Tensor | None, *, label_smoothing: Real = 
             "(multi-hot labels belong in sigmoid_cross_entropy)"
         )
     if y.shape != s.shape[:1]:
-        raise ShapeError(f"cross_entropy: one class id per sample: logits are {shape(s)}, targets {shape(y)}")
+        raise ShapeError(
+            f"cross_entropy: one class id per sample: logits are {shape(s)}, targets {shape(y)}; "
+            "for multi-hot labels there are sigmoid_cross_entropy, SigmoidKD and Supervised(sigmoid=True)"
+        )
     y = y.long()
     if can_look(y) and bool(((y < 0) | (y >= classes)).any()):
         raise TargetError(

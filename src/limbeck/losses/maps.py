@@ -212,10 +212,12 @@ def _attention(x: Tensor, kind: str, p: Real) -> Tensor:
 def _unit(x: Tensor) -> Tensor:
     """``x / max(|x|, 1e-12)`` over the last dimension; an exact zero stays zero and gets no gradient.
 
-    Without the exception, 1 / 1e-12 would be the gradient of every dead channel.
+    Without the exception, 1 / 1e-12 would be the gradient of every dead channel.  Where the squares of finite values
+    overflow, the result is NaN, which the checks find: dividing by infinity would pass as a map of zeros.
     """
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    return x * torch.where(length == 0, 0.0, 1.0 / length.clamp_min(_TINY))
+    scale = torch.where(length == 0, 0.0, 1.0 / length.clamp_min(_TINY))
+    return x * torch.where(torch.isinf(length), torch.nan, scale)
 
 
 def _mmd_linear(q: Tensor, p: Tensor) -> Tensor:

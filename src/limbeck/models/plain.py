@@ -27,6 +27,7 @@ def build(
     """
     del size
     require(width >= 1, "width", width, "channels, 1 or more")
+    require(isinstance(norm, bool), "norm", norm, "true or false")
     require(grid >= 1, "grid", grid, "positions, 1 or more")
     count = int(name.split("_")[1])
     groups: list[list[nn.Module]] = []

@@ -411,7 +411,9 @@ def render_text(table: Table, *, notes: bool = True, width: int | None = None) -
         kept = [i for i in kept if table.columns[i].key in ESSENTIAL]
     for i in kept:
         column = table.columns[i]
-        shown.add_column(Text(column.label), justify="right" if column.numeric else "left", overflow="fold")
+        whole = column.key in ("network", "method")  # names: half of one is none
+        justify = "right" if column.numeric else "left"
+        shown.add_column(Text(column.label), justify=justify, overflow="fold", no_wrap=whole)
     styles = {"good": "green", "bad": "red"}
     for cells in table.rows:
         line = []

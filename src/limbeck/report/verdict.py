@@ -66,9 +66,11 @@ def _compared(m: Measured, rival: Measured, decimals: int) -> tuple[str, str]:
     change = words.signed(d.mean, decimals)
     if d.n == 1:
         spread = f", {words.counted(ours.n)}" if ours.n > 1 else ""
+        # A mean over more seeds than the one difference may even point the other way.
+        seed = "one seed" if ours.n == theirs.n == 1 else "the one seed that both have"
         return (
             f"Single run: {m.name} reached {here}{spread}, {rival.name} {there} "
-            f"({change} points at one seed, which is no result yet)"
+            f"({change} points at {seed}, which is no result yet)"
         ), "plain"
     figures = f"(paired {change} points, {words.interval(d, decimals)}, n = {d.n} seeds)"
     verdict = d.verdict()

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from limbeck import record
-from limbeck.engine.team import alone
+from limbeck.engine.team import alone, require_devices
 from limbeck.errors import Interrupted
 from limbeck.recipe import Machine, Recipe
 from limbeck.report.page import write_report
@@ -42,11 +42,13 @@ def run(
         command: what to type to repeat the run; None makes one up.
 
     Raises:
+        HyperParameterError: this machine does not have the accelerator that was asked for.
         RunFolderError: the folder holds another recipe's run, is in use, or cannot be written.
         Interrupted: SIGINT or SIGTERM came; all is saved.
     """
     folder, machine = Path(out), machine or Machine()
     require_catalogued(recipe)
+    require_devices(machine.accelerator, machine.devices)
     command = command or f"limbeck run {shlex.quote(str(folder / 'recipe.yaml'))} --out {shlex.quote(str(folder))}"
     console = Console()
     with record.locked(folder):
@@ -70,4 +72,4 @@ def show(folder: Path, console: Console) -> None:
     done = read_run(folder)
     console.print(render_text(results(done), width=console.width))
     console.print(verdict(done).text, highlight=False, markup=False)
-    console.print(f"report: {folder / 'report.html'}", highlight=False, soft_wrap=True)
+    console.print(f"report: {folder / 'report.html'}", highlight=False, markup=False, soft_wrap=True)

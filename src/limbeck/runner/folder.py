@@ -8,6 +8,8 @@ from limbeck import catalog, config, record
 from limbeck.errors import LimbeckError, RunFolderError
 from limbeck.recipe import Recipe
 
+_WRITING = ".*.writing"  # what `record.write_text` and checkpoints write before they rename it
+
 
 def require_catalogued(recipe: Recipe) -> None:
     """A run folder names its methods; one that no catalogue lists could not be read back."""
@@ -23,6 +25,8 @@ def require_catalogued(recipe: Recipe) -> None:
 def open_folder(folder: Path, recipe: Recipe) -> None:
     """Refuse a folder with another recipe's run; put the recipe into a new one."""
     kept = folder / "recipe.yaml"
+    for left in (*folder.glob(_WRITING), *(folder / "stages").rglob(_WRITING)):
+        left.unlink(missing_ok=True)  # of a process that was killed while it wrote: the folder is locked, and this ours
     if kept.exists():
         old = config.read_recipe(kept)
         if config.recipe_hash(old) != config.recipe_hash(recipe):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from limbeck.engine.evaluate import agreement, metrics
 from limbeck.engine.loop import fit
 from limbeck.engine.progress import watch_for
 from limbeck.engine.roles import Stop
+from limbeck.errors import NonFiniteError
 from limbeck.models import save_weights
 from limbeck.recipe import Distill, Evaluate, Model
 from limbeck.runner.shelf import Trained, Work, student_of
@@ -44,7 +46,8 @@ def train(work: Work, index: int, stage: Trained, seed: int, stop: Stop) -> None
     title = stage.name if len(work.recipe.seeds) == 1 or not stage.per_seed else f"{stage.name} (seed {seed})"
 
     def validate(model: nn.Module) -> dict[str, float]:
-        return metrics(*work.predict(model, work.data.validation, training.precision, training.channels_last))
+        measured = metrics(*work.predict(model, work.data.validation, training.precision, training.channels_last))
+        return _finite(measured, title, "validation")
 
     result = fit(
         stage.method,
@@ -73,7 +76,10 @@ def train(work: Work, index: int, stage: Trained, seed: int, stop: Stop) -> None
         "phases": result.phases,
         "before": {"validation": result.before},
         "best": result.best,
-        "last": {"validation": metrics(*work.predict(student, work.data.validation)), "test": metrics(test, targets)},
+        "last": {
+            "validation": _finite(metrics(*work.predict(student, work.data.validation)), title, "validation"),
+            "test": _finite(metrics(test, targets), title, "test"),
+        },
         "agreement": None,
     }
     if isinstance(stage, Distill):
@@ -86,6 +92,16 @@ def train(work: Work, index: int, stage: Trained, seed: int, stop: Stop) -> None
     if not line["cost"]:
         line["cost"] = cost_of(work, student)
     line["runs"].append(found)
+
+
+def _finite(measured: dict[str, float], title: str, part: str) -> dict[str, float]:
+    """What was measured.  Weights can be finite and the scores they give not: no result, and nothing to go on from."""
+    if all(math.isfinite(value) for value in measured.values()):
+        return measured
+    raise NonFiniteError(
+        f"{title}: the student's scores on the {part} part are not finite. Training has diverged: lower "
+        "training.optimizer.lr, add a warm-up or a clip; or the weights that it started from are of no use"
+    )
 
 
 def _has_amx() -> bool:

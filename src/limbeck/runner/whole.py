@@ -14,6 +14,7 @@ from rich.console import Console
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
 from limbeck import config, record
+from limbeck.checks import require_fitting
 from limbeck.data import load
 from limbeck.data.images import Splits
 from limbeck.engine.team import Team, fabric_for, member
@@ -33,6 +34,7 @@ def work_through(team: Team, recipe: Recipe, folder: Path, machine: Machine, qui
         torch.set_num_threads(threads)  # the same number as before: it decides the last bits
     console = Console()
     data = load(recipe.data)
+    require_fitting(recipe, data)
     work = Work(recipe, folder, data, team, console, quiet, begin(recipe, data, machine, command, team, kept))
     work.record["machine"]["threads"] = torch.get_num_threads()
     with stoppable() as stop:
