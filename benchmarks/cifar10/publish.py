@@ -99,7 +99,8 @@ def merged(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     stages = [s for s in runs[0]["stages"] if s["kind"] != "evaluate"]
     for stage in stages:
         same = (s for run in runs for s in run["stages"] if s["name"] == stage["name"])
-        stage["runs"] = sorted((r for s in same for r in s["runs"]), key=lambda r: r["seed"])
+        by_seed = {r["seed"]: r for s in same for r in s["runs"] if r["status"] == "done"}
+        stage["runs"] = [by_seed[seed] for seed in sorted(by_seed)]
     return stages
 
 
