@@ -101,3 +101,11 @@ def test_a_higher_confidence_gives_a_wider_interval():
 def test_neither_torch_nor_scipy_is_imported_for_a_summary():
     code = "import sys, limbeck.stats as s; s.summarise([1.0, 2.0]); assert not {'torch', 'scipy', 'numpy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_two_seeds_that_agree_are_no_verdict():
+    close = paired({0: 82.10, 1: 82.22}, {0: 79.74, 1: 79.88})
+    assert close.low is not None
+    assert close.low > 0  # the interval alone would say "better"
+    assert close.verdict() == close.verdict(higher_is_better=False) == "too few seeds"
+    assert paired({0: 1.0, 1: 9.0}, {0: 2.0, 1: 2.0}).verdict() == "no clear difference"

@@ -45,7 +45,7 @@ def told(d: Paired | None) -> str:
         return "-"
     if d.low is None or d.high is None:
         return f"{d.mean:+.2f} (single run)"
-    return f"{d.mean:+.2f} [{d.low:+.2f}, {d.high:+.2f}], {d.verdict()}"
+    return f"{d.mean:+.2f} [{d.low:+.2f}, {d.high:+.2f}], n = {d.n}, {d.verdict()}"
 
 
 def mean_of(stage: dict[str, Any], what: Any) -> str:

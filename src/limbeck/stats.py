@@ -1,7 +1,7 @@
 """The few statistics that a report needs: a mean with its spread, and a difference paired by seed.
 
-Two rules hold everywhere: no figure without its ``n``, and no verdict without an interval.  One seed
-is a "single run": it has a mean and nothing else.  No torch here; SciPy is imported when a t quantile
+Two rules hold everywhere: no figure without its ``n``, and no verdict without an interval from three
+seeds or more.  One seed is a "single run": it has a mean and nothing else.  No torch here; SciPy is imported when a t quantile
 is needed and not before.
 """
 
@@ -14,7 +14,9 @@ from typing import Literal
 
 from limbeck.errors import HyperParameterError, NonFiniteError, ShapeError
 
-Verdict = Literal["better", "worse", "no clear difference", "single run"]
+Verdict = Literal["better", "worse", "no clear difference", "too few seeds", "single run"]
+ENOUGH = 3
+"""Pairs that a direction takes: two that happen to agree give an interval of almost no width."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +56,14 @@ class Paired:
     differences: tuple[tuple[int, float], ...] = ()
 
     def verdict(self, higher_is_better: bool = True) -> Verdict:
-        """In words: a direction only where the interval leaves zero out.
+        """In words: a direction only where the interval of at least `ENOUGH` pairs leaves zero out.
 
         >>> paired({0: 3.0, 1: 3.1, 2: 2.9}, {0: 1.0, 1: 1.0, 2: 1.0}).verdict()
         'better'
         >>> paired({0: 3.0, 1: 3.1, 2: 2.9}, {0: 1.0, 1: 1.0, 2: 1.0}).verdict(higher_is_better=False)
         'worse'
+        >>> paired({0: 3.0, 1: 3.1}, {0: 1.0, 1: 1.0}).verdict()
+        'too few seeds'
         >>> paired({0: 3.0}, {0: 1.0}).verdict()
         'single run'
         """
@@ -67,6 +71,8 @@ class Paired:
             return "single run"
         if self.low <= 0.0 <= self.high:
             return "no clear difference"
+        if self.n < ENOUGH:
+            return "too few seeds"
         return "better" if (self.low > 0.0) == higher_is_better else "worse"
 
 

@@ -76,6 +76,8 @@ def _compared(m: Measured, rival: Measured, decimals: int) -> tuple[str, str]:
     verdict = d.verdict()
     if verdict == "no clear difference":
         return f"No clear difference: {m.name} reaches {here}, {rival.name} {there} {figures}", "plain"
+    if verdict == "too few seeds":
+        return f"Too few seeds for a verdict: {m.name} reaches {here}, {rival.name} {there} {figures}", "plain"
     verb, mood = ("lifts", "good") if verdict == "better" else ("lowers", "bad")
     what = rival.stage.model if rival.stage and rival.stage.model else rival.name
     return f"{m.name} {verb} {what} from {there} to {here} {figures}", mood
@@ -89,7 +91,7 @@ def _further(measured: Sequence[Measured], chosen: Measured) -> str:
     for m in compared:
         assert m.difference is not None
         groups.setdefault(m.difference.verdict(), []).append(m.name)
-    order = ("better", "no clear difference", "worse", "single run")
+    order = ("better", "no clear difference", "worse", "too few seeds", "single run")
     told = "; ".join(f"{word}: {words.listing(groups[word])}" for word in order if word in groups)
     return (
         f"Of {len(compared)} distilled networks {chosen.name} is the best on the validation part. All of them: {told}."
