@@ -13,6 +13,7 @@ import importlib
 from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
 
+from limbeck.catalog import COURSES, METHODS
 from limbeck.lazy import fetch
 
 if TYPE_CHECKING:
@@ -20,11 +21,8 @@ if TYPE_CHECKING:
     from limbeck.api import distill, train
     from limbeck.data.spec import CIFAR10, Augment, Data, Digits, ImageFolder, Parquet
     from limbeck.errors import LimbeckError
-    from limbeck.methods.attention import AttentionTransfer
-    from limbeck.methods.fitnets import FitNets
-    from limbeck.methods.nst import NST
+    from limbeck.methods import *  # noqa: F403
     from limbeck.methods.presets import preset
-    from limbeck.methods.response import KD, LogitMatching, SigmoidKD, Supervised
     from limbeck.models.byname import build
     from limbeck.models.weights import load_weights, save_weights
     from limbeck.phase import Batch, Cast, Moment, Phase, Seen, Term, Update
@@ -37,9 +35,7 @@ _HOME = {
     **dict.fromkeys(("distill", "train"), "api"),
     **dict.fromkeys(("CIFAR10", "Augment", "Data", "Digits", "ImageFolder", "Parquet"), "data.spec"),
     "LimbeckError": "errors",
-    **dict.fromkeys(
-        ("KD", "NST", "AttentionTransfer", "FitNets", "LogitMatching", "SigmoidKD", "Supervised", "preset"), "methods"
-    ),
+    **dict.fromkeys((*(entry.attribute for entry in (*METHODS, *COURSES)), "preset"), "methods"),
     **dict.fromkeys(("build", "load_weights", "save_weights"), "models"),
     **dict.fromkeys(("Batch", "Cast", "Moment", "Phase", "Seen", "Term", "Update"), "phase"),
     **dict.fromkeys(("Distill", "Evaluate", "Machine", "Model", "Recipe", "Train"), "recipe"),
@@ -51,9 +47,6 @@ _ROOMS = ("losses", "methods", "models")
 
 __all__ = [
     "CIFAR10",
-    "KD",
-    "NST",
-    "AttentionTransfer",
     "Augment",
     "Batch",
     "Cast",
@@ -61,10 +54,8 @@ __all__ = [
     "Digits",
     "Distill",
     "Evaluate",
-    "FitNets",
     "ImageFolder",
     "LimbeckError",
-    "LogitMatching",
     "Machine",
     "Model",
     "Moment",
@@ -75,8 +66,6 @@ __all__ = [
     "Recipe",
     "Schedule",
     "Seen",
-    "SigmoidKD",
-    "Supervised",
     "Tapped",
     "Term",
     "Train",
@@ -95,6 +84,7 @@ __all__ = [
     "save_weights",
     "shapes",
     "train",
+    *(entry.attribute for entry in (*METHODS, *COURSES)),
 ]
 __version__ = _version("limbeck")
 

@@ -27,7 +27,7 @@ class Entry:
         title: what it is, in a few words.
         paper: authors, title, venue (methods only).
         year: of the paper.
-        family: "labels", "response", "feature", "relation", "online", ...
+        family: "labels", "response", "feature", "relation", "online", "self", "combined" or "plug-in".
         status: "works" or "plug-in".
     """
 
@@ -40,10 +40,24 @@ class Entry:
     family: str = ""
     status: str = "works"
 
+    @property
+    def taught(self) -> bool:
+        """Whether a method needs a teacher."""
+        return self.kind == "method" and self.family not in ("labels", "online")
+
+    @property
+    def module(self) -> str:
+        """Where the dataclass lives."""
+        return self.where.partition(":")[0]
+
+    @property
+    def attribute(self) -> str:
+        """What the dataclass is called in Python."""
+        return self.where.partition(":")[2]
+
     def load(self) -> Any:
         """Import and return the dataclass."""
-        module, _, attribute = self.where.partition(":")
-        return getattr(importlib.import_module(module), attribute)
+        return getattr(importlib.import_module(self.module), self.attribute)
 
 
 def _method(name: str, where: str, family: str, year: int, title: str, paper: str) -> Entry:
@@ -66,6 +80,9 @@ METHODS: tuple[Entry, ...] = (
             "Zagoruyko, Komodakis: Paying More Attention to Attention (ICLR 2017)"),
     _method("nst", "nst:NST", "feature", 2017, "the distribution of neuron selectivity patterns (MMD)",
             "Huang, Wang: Like What You Like: Knowledge Distill via Neuron Selectivity Transfer (arXiv 1707.01219)"),
+)
+# Methods that are several trainings in a row: see `limbeck.course`.
+COURSES: tuple[Entry, ...] = (
 )
 # fmt: on
 
@@ -93,7 +110,7 @@ def _plugins() -> tuple[Entry, ...]:
 
 def entries(kind: str) -> Mapping[str, Entry]:
     """The entries of one kind, by name: "method" (with plug-ins), "source" or "stage"."""
-    lines = {"method": (*METHODS, *_plugins()), "source": SOURCES, "stage": STAGES}[kind]
+    lines = {"method": (*METHODS, *COURSES, *_plugins()), "source": SOURCES, "stage": STAGES}[kind]
     return {entry.name: entry for entry in lines}
 
 

@@ -161,18 +161,40 @@ class Cast:
     """What a method is told before it says what its phases are.
 
     Attributes:
-        models: the networks by role ("student", "teacher", further ones by the stage's names).
+        models: the networks by role: "student"; "teacher", or "teacher1", "teacher2" ... where there are several;
+            "peer2", "peer3" ... for students that learn beside the first one.
         example: one real batch, on the device and in the layout of the run.
         classes: how many classes the targets have, where that is known.
+        rows: how many rows the data set has that ``Batch.rows`` counts (every value is below it), where known.
     """
 
     models: Mapping[str, nn.Module]
     example: Batch
     classes: int | None = None
+    rows: int | None = None
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """The roles of the teachers, in order: one, several, or none."""
+        return tuple(role for role in self.models if role.startswith("teacher"))
+
+    @property
+    def peers(self) -> tuple[str, ...]:
+        """The roles of the networks that learn together, in order: the student first."""
+        return tuple(role for role in self.models if role == "student" or role.startswith("peer"))
 
     def pick(self, *roles: str) -> dict[str, nn.Module]:
-        """These roles and no others, as a phase's ``modules``."""
+        """These roles and no others, as a phase's ``modules``.
+
+        Raises:
+            NameUnknown: there is no such role; the message says which there are.
+        """
         for role in roles:
+            if role == "teacher" and len(self.teachers) > 1:
+                raise NameUnknown(
+                    f"this method learns from one teacher, and the stage names {len(self.teachers)}; EnsembleKD and FEED "
+                    "take several, and an ensemble stage makes one network of them"
+                )
             if role not in self.models:
                 raise NameUnknown(
                     f"this method needs a {role}, and the stage names none; "

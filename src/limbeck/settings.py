@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from numbers import Integral
-from typing import Literal
+from typing import Any, Literal
 
 from limbeck.errors import HyperParameterError
 from limbeck.phase import Moment
+
+# Published settings of a method, by name: what a paper used, and what later comparisons used.
+Presets = Mapping[str, Mapping[str, Any]]
 
 
 def require(ok: bool, name: str, value: object, rule: str) -> None:

@@ -113,12 +113,12 @@ def starter(method: str) -> str:
 
 def _settings(entry: Entry) -> str:
     """The method's settings below its kind: presets, then one block each."""
-    from limbeck.methods.presets import PRESETS
+    from limbeck.methods.presets import presets_of
 
     cls = entry.load()
     docs = attributes(cls)
     lines = []
-    if presets := PRESETS.get(entry.name):
+    if presets := presets_of(cls):
         lines.append(
             f"      # preset: {next(iter(presets))}    # published settings to start from: {', '.join(presets)}"
         )

@@ -65,7 +65,7 @@ ONE_BY_ONE = [
     ("temperature: 4", "temperature: -4", "<text>:14: stages[1].method.temperature: temperature = -4.0:"),
     ("temperature: 4", "temperature: .nan", "<text>:14: stages[1].method.temperature: temperature = nan:"),
     ("temperature: 4", "temprature: 4", "<text>:14: stages[1].method.temprature: no key 'temprature' in method 'kd'; near: temperature"),
-    ("temperature: 4", "preset: papre", "<text>:14: stages[1].method.preset: no preset 'papre' in kd; near: paper"),
+    ("temperature: 4", "preset: papre", "<text>:14: stages[1].method.preset: no preset 'papre' in KD; near: paper"),
     ("temperature: 4", "preset: 4", "<text>:14: stages[1].method.preset: expected the name of a preset, got the number 4"),
     ("temperature: 4", "soft: {start: 1}", "<text>:14: stages[1].method.soft.end: 'soft' needs the key 'end'"),
     ("    teacher: teacher\n", "", "<text>:10: stages[1].teacher: stage 'distill' needs the key 'teacher': an earlier result"),

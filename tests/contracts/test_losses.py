@@ -47,6 +47,7 @@ class Loss:
     teacher: Callable
     best: Callable | None = equal  # None: student and teacher differ in shape
     labels: bool = False
+    between: bool = False  # it compares samples with each other: one number for the batch
 
     def make(self, seed=0):
         gen = torch.Generator().manual_seed(seed)
@@ -109,9 +110,12 @@ def test_documented_and_keyword_only(name):
 
 
 @every_loss
-def test_one_value_per_sample(loss):
+def test_one_value_per_sample_or_per_batch(loss):
     s, t = loss.make()
     value = loss.call(s, t)
+    if loss.between:
+        assert value.shape == ()
+        return
     assert value.shape == (B,)
     one_by_one = torch.cat([loss.call(s[i : i + 1], t[i : i + 1]) for i in range(B)])
     torch.testing.assert_close(value, one_by_one)
@@ -154,7 +158,8 @@ def test_gradient_reaches_the_student_only(loss):
 def test_order_of_the_batch_is_nothing(loss):
     s, t = loss.make()
     order = torch.tensor([2, 0, 3, 1])
-    torch.testing.assert_close(loss.call(s[order], t[order]), loss.call(s, t)[order])
+    value = loss.call(s, t)
+    torch.testing.assert_close(loss.call(s[order], t[order]), value if loss.between else value[order])
 
 
 @every_loss
@@ -294,9 +299,8 @@ def test_non_finite_student(loss, value, text):
         t[-1] = 0  # an infinite score of another class
     if loss.title == "sigmoid_cross_entropy":
         t[-1, -1] = 0
-    with pytest.raises(
-        ValueError, match=rf"non-finite for 1 of {B} samples \(rows {B - 1}\): the student holds {text}"
-    ):
+    where = "" if loss.between else rf" for 1 of {B} samples \(rows {B - 1}\)"
+    with pytest.raises(ValueError, match=rf"non-finite{where}: the student holds {text}"):
         loss.call(s, t)
 
 
@@ -305,7 +309,8 @@ def test_non_finite_student(loss, value, text):
 def test_non_finite_teacher(loss, value, text):
     s, t = loss.make()
     t.view(-1)[-1] = value
-    with pytest.raises(ValueError, match=rf"non-finite for 1 of {B} samples.*: the teacher holds {text}"):
+    where = "" if loss.between else f" for 1 of {B} samples.*"
+    with pytest.raises(ValueError, match=rf"non-finite{where}: the teacher holds {text}"):
         loss.call(s, t)
 
 

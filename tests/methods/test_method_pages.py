@@ -11,7 +11,7 @@ import yaml
 
 from limbeck import catalog
 from limbeck.methods import preset
-from limbeck.methods.presets import PRESETS
+from limbeck.methods.presets import presets_of
 from limbeck.settings import Optimizer, Ramp
 
 PAGES = Path(__file__).parents[2] / "docs" / "methods"
@@ -53,7 +53,7 @@ def test_every_setting_and_preset_is_on_the_page(name):
             assert str(default).lower() in row[1].split("|")[1].lower()
         elif isinstance(default, float):
             assert f"{default:g}" in row[1].split("|")[1]
-    for chosen in PRESETS[name]:
+    for chosen in presets_of(cls):
         assert f"`{chosen}`" in page
 
 

@@ -81,11 +81,11 @@ def presets(entry: Entry) -> dict[str, Any]:
     """The presets of a method with the settings that each changes, as a recipe writes them."""
     from limbeck.config.dump import to_plain
     from limbeck.config.fields import key_of
-    from limbeck.methods.presets import PRESETS
+    from limbeck.methods.presets import presets_of
 
     return {
         preset: {key_of(name, named=True): to_plain(value) for name, value in changes.items()}
-        for preset, changes in PRESETS.get(entry.name, {}).items()
+        for preset, changes in presets_of(entry.load()).items()
     }
 
 

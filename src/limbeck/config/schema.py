@@ -108,6 +108,6 @@ def _one_of(kind: str, defs: dict[str, Any], *, short: bool) -> dict[str, Any]:
 
 
 def _presets(name: str) -> list[str]:
-    from limbeck.methods.presets import PRESETS
+    from limbeck.methods.presets import presets_of
 
-    return list(PRESETS.get(name, ()))
+    return list(presets_of(catalog.find("method", name).load()))

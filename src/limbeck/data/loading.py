@@ -155,6 +155,11 @@ class Loader:
         return steps_per_epoch(len(self.images), self.batch_size)
 
     @property
+    def rows(self) -> int:
+        """Every row number in a batch is below this: how many places a memory over the rows needs."""
+        return int(self.images.rows.max()) + 1 if len(self.images) else 0
+
+    @property
     def steps(self) -> int:
         """The same, as the engine asks for it."""
         return len(self)

@@ -125,7 +125,7 @@ class _Session:
         example = to_device(example, team.device, training.channels_last)
         seed_everything(seed_for(seed, name, "cast"))
         with autocast(team.device, training.precision):
-            self.phases = list(method.phases(Cast(models=models, example=example, classes=classes)))
+            self.phases = list(method.phases(Cast(models=models, example=example, classes=classes, rows=getattr(loader, "rows", None))))
         self.example = example
         self.student = original(models["student"])
         for phase in self.phases:

@@ -102,6 +102,8 @@ def ensure_finite(loss: str, value: Tensor, **inputs: Tensor) -> Tensor:
     if not bad:
         sizes = ", ".join(f"{who} {float(x.detach().abs().max()):.3g}" for who, x in inputs.items())
         bad = [f"the inputs are finite, but too large for {str(value.dtype).removeprefix('torch.')} (largest: {sizes})"]
+    if value.ndim == 0:
+        raise NonFiniteError(f"{loss} is non-finite: {'; '.join(bad)}")
     rows = torch.nonzero(~torch.isfinite(value.detach()).reshape(value.shape[0], -1).all(1)).flatten().tolist()
     shown = ", ".join(map(str, rows[:5])) + (" ..." if len(rows) > 5 else "")
     raise NonFiniteError(

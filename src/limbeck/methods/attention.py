@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from limbeck import losses
 from limbeck.methods.pairs import as_pairs, distill_pairs
 from limbeck.methods.terms import require_temperature
 from limbeck.phase import Cast, Phase
-from limbeck.settings import Weight, finite, require, require_weights
+from limbeck.settings import Presets, Weight, finite, require, require_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,6 +61,12 @@ class AttentionTransfer:
     hard: Weight = 1.0
     soft: Weight = 0.0
     temperature: float = 4.0
+
+    presets: ClassVar[Presets] = {
+        # section 4.1: beta is about 0.1 for a sum over the batch of 128; ours is a mean: 0.1 * 128
+        "paper": {"kind": "sum_pow", "p": 2.0, "form": "paper", "weight": 12.8, "hard": 1.0},
+        "benchmark": {"kind": "sum_pow", "p": 2.0, "form": "benchmark", "weight": 1000.0, "hard": 1.0},
+    }
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "pairs", as_pairs(self.pairs))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from limbeck import losses
 from limbeck.methods.pairs import Pair, as_pair
@@ -18,7 +18,7 @@ from limbeck.methods.terms import (
     soft_targets,
 )
 from limbeck.phase import Batch, Cast, Models, Moment, Phase, Seen, Term, Update
-from limbeck.settings import Optimizer, Ramp, Weight, at, require, require_weights
+from limbeck.settings import Optimizer, Presets, Ramp, Weight, at, require, require_weights
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -84,6 +84,38 @@ class FitNets:
     regressor: Literal["paper", "benchmark"] = "paper"
     activation: Literal["auto", "relu", "tanh", "sigmoid", "none"] = "auto"
     hint_optimizer: Optimizer | None = None
+
+    presets: ClassVar[Presets] = {
+        "paper": {
+            "stages": "two",
+            "temperature": 3.0,  # Romero et al., section 3: tau
+            "soft": Ramp(start=4.0, end=1.0, epochs=500),  # lambda, linear over 500 epochs
+            "hard": 1.0,  # equation 2
+            "tau_squared": False,  # equation 2 has no such factor
+            "hint_weight": 1.0,  # equation 3: the plain half sum over all units ...
+            "form": "paper",
+            "regressor": "paper",  # section 2.2: convolution without padding
+            "hint_optimizer": Optimizer(  # ... which the learning rate of this RMSProp goes with
+                kind="rmsprop", lr=0.005, momentum=0.0, weight_decay=0.0
+            ),
+        },
+        "benchmark": {
+            "stages": "one",
+            "soft": 0.0,
+            "hard": 1.0,
+            "hint_weight": 100.0,  # beta
+            "form": "benchmark",  # mean over all elements
+            "regressor": "benchmark",  # with batch normalisation and ReLU
+        },
+        "one_stage": {  # labels and hint in one go, with the paper's regressor
+            "stages": "one",
+            "soft": 0.0,
+            "hard": 1.0,
+            "form": "benchmark",
+            "hint_weight": 10.0,  # ours: without batch normalisation in the regressor, 100 drowned the labels of digits
+            "regressor": "paper",
+        },
+    }
 
     def __post_init__(self) -> None:
         if self.pair is not None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from limbeck import losses
 from limbeck.methods.pairs import as_pairs, distill_pairs
 from limbeck.methods.terms import require_temperature
 from limbeck.phase import Cast, Phase
-from limbeck.settings import Weight, require, require_weights
+from limbeck.settings import Presets, Weight, require, require_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,6 +57,11 @@ class NST:
     hard: Weight = 1.0
     soft: Weight = 0.0
     temperature: float = 4.0
+
+    presets: ClassVar[Presets] = {
+        "paper": {"kernel": "poly", "form": "paper", "weight": 50.0, "hard": 1.0},  # section 5: lambda, d = 2, c = 0
+        "benchmark": {"kernel": "poly", "form": "benchmark", "weight": 50.0, "hard": 1.0},
+    }
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "pairs", as_pairs(self.pairs))
