@@ -199,7 +199,7 @@ def test_one_module_cannot_be_both():
     other = net(seed=1)
     other[0].weight = model[0].weight
     with pytest.raises(
-        LimbeckError, match="teacher and student share 1 parameters; training the student would change the teacher"
+        LimbeckError, match="teacher and student share 1 parameters; training one would change the other"
     ):
         quick(model, other, pairs())
 

@@ -68,12 +68,12 @@ def test_that_would_notice_torch():
 def test_making_every_method_needs_no_torch():
     code = (
         "import sys\n"
-        "from limbeck import catalog\n"
-        "made = [entry.load()() for entry in catalog.METHODS]\n"
+        "from limbeck import catalog, preset\n"
+        "made = [preset(entry.name, 'paper') for entry in (*catalog.METHODS, *catalog.COURSES)]\n"
         "assert 'torch' not in sys.modules\n"
         "print(len(made))\n"
     )
-    assert int(python(code)) == len(catalog.METHODS)
+    assert int(python(code)) == len(catalog.METHODS) + len(catalog.COURSES)
 
 
 def test_every_public_name_is_there_and_where_it_says():
@@ -90,15 +90,19 @@ def test_the_function_run_is_not_hidden_by_its_module():
     python(code + "; import limbeck.runner; assert callable(limbeck.run)")
 
 
-@pytest.mark.parametrize("entry", [*catalog.METHODS, *catalog.SOURCES, *catalog.STAGES], ids=lambda entry: entry.name)
+@pytest.mark.parametrize(
+    "entry", [*catalog.METHODS, *catalog.COURSES, *catalog.SOURCES, *catalog.STAGES], ids=lambda entry: entry.name
+)
 def test_every_line_of_the_catalogue_loads(entry):
     loaded = entry.load()
-    assert catalog.name_of(loaded(**needed(loaded))) == entry.name
+    made = limbeck.preset(loaded, "paper") if entry.kind == "method" else loaded(**needed(loaded))
+    assert catalog.name_of(made) == entry.name
 
 
 def needed(cls):
     """A value for every field without a default."""
-    return {f.name: "x" for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING}
+    wanted = [f for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]
+    return {f.name: ("x", "y") if f.type == "tuple[str, ...]" else "x" for f in wanted}
 
 
 @pytest.mark.parametrize("room", ["losses", "methods", "models"])

@@ -17,8 +17,8 @@ from limbeck.catalog import COURSES, METHODS
 from limbeck.lazy import fetch
 
 if TYPE_CHECKING:
-    from limbeck import losses, methods, models
-    from limbeck.api import distill, train
+    from limbeck import attacks, losses, methods, models
+    from limbeck.api import distill, train, train_together
     from limbeck.data.spec import CIFAR10, Augment, Data, Digits, ImageFolder, Parquet
     from limbeck.errors import LimbeckError
     from limbeck.methods import *  # noqa: F403
@@ -26,26 +26,26 @@ if TYPE_CHECKING:
     from limbeck.models.byname import build
     from limbeck.models.weights import load_weights, save_weights
     from limbeck.phase import Batch, Cast, Moment, Phase, Seen, Term, Update
-    from limbeck.recipe import Distill, Evaluate, Machine, Model, Recipe, Train
+    from limbeck.recipe import Distill, Ensemble, Evaluate, Machine, Model, Recipe, Together, Train
     from limbeck.runner import run
     from limbeck.settings import Optimizer, Ramp, Schedule, Training
     from limbeck.taps import Tapped, capture, shapes
 
 _HOME = {
-    **dict.fromkeys(("distill", "train"), "api"),
+    **dict.fromkeys(("distill", "train", "train_together"), "api"),
     **dict.fromkeys(("CIFAR10", "Augment", "Data", "Digits", "ImageFolder", "Parquet"), "data.spec"),
     "LimbeckError": "errors",
     **dict.fromkeys((*(entry.attribute for entry in (*METHODS, *COURSES)), "preset"), "methods"),
     **dict.fromkeys(("build", "load_weights", "save_weights"), "models"),
     **dict.fromkeys(("Batch", "Cast", "Moment", "Phase", "Seen", "Term", "Update"), "phase"),
-    **dict.fromkeys(("Distill", "Evaluate", "Machine", "Model", "Recipe", "Train"), "recipe"),
+    **dict.fromkeys(("Distill", "Ensemble", "Evaluate", "Machine", "Model", "Recipe", "Together", "Train"), "recipe"),
     "run": "runner",
     **dict.fromkeys(("Optimizer", "Ramp", "Schedule", "Training"), "settings"),
     **dict.fromkeys(("Tapped", "capture", "shapes"), "taps"),
 }
-_ROOMS = ("losses", "methods", "models")
+_ROOMS = ("attacks", "losses", "methods", "models")
 
-__all__ = [
+__all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
     "CIFAR10",
     "Augment",
     "Batch",
@@ -53,6 +53,7 @@ __all__ = [
     "Data",
     "Digits",
     "Distill",
+    "Ensemble",
     "Evaluate",
     "ImageFolder",
     "LimbeckError",
@@ -68,10 +69,12 @@ __all__ = [
     "Seen",
     "Tapped",
     "Term",
+    "Together",
     "Train",
     "Training",
     "Update",
     "__version__",
+    "attacks",
     "build",
     "capture",
     "distill",
@@ -84,6 +87,7 @@ __all__ = [
     "save_weights",
     "shapes",
     "train",
+    "train_together",
     *(entry.attribute for entry in (*METHODS, *COURSES)),
 ]
 __version__ = _version("limbeck")

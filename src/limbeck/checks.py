@@ -5,8 +5,8 @@ Every network is built and every method takes one step on a made-up batch, witho
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import nn
@@ -17,8 +17,24 @@ from limbeck.engine.randomness import own_random_numbers, seed_everything
 from limbeck.engine.rehearsal import rehearse
 from limbeck.errors import DataError, HyperParameterError, LimbeckError, NonFiniteError, RecipeError
 from limbeck.models import build, load_weights
+from limbeck.models.ensemble import Ensemble as Average
 from limbeck.phase import Batch
-from limbeck.recipe import Distill, Evaluate, Model, Path, Recipe, Train, show_path
+from limbeck.recipe import (
+    Ensemble,
+    Evaluate,
+    Fitted,
+    Model,
+    Path,
+    Peer,
+    Recipe,
+    Stage,
+    Together,
+    cast_of,
+    planned,
+    show_path,
+    student_of,
+    teachers_of,
+)
 from limbeck.taps import title
 
 
@@ -47,7 +63,7 @@ def against_data(recipe: Recipe, splits: Splits) -> list[tuple[Path, str]]:
 
     found: list[tuple[Path, str]] = []
     for index, stage in enumerate(recipe.stages):
-        if not isinstance(stage, Evaluate) and stage.rows is not None:
+        if isinstance(stage, Fitted) and stage.rows is not None:
             try:
                 require_subset(splits.train, stage.rows)
             except DataError as error:
@@ -111,33 +127,47 @@ def _stages(
     found: list[tuple[Path, str]] = []
     shelf: dict[str, nn.Module] = dict(built)
     batch = Batch(torch.rand(4, *shape), torch.arange(4) % classes, torch.arange(4), torch.zeros(4, dtype=torch.int64))
-    for index, stage in enumerate(recipe.stages):
-        if isinstance(stage, Evaluate):
-            continue
-        roles = _roles(stage)
-        if any(name not in shelf for name in roles.values()):
+    for index, stage in planned(recipe.stages):
+        wanted = _wanted(stage)
+        if any(name not in shelf for name in wanted):
             continue  # its network could not be built, which has been said
-        models: dict[str, Any] = {role: shelf[name] for role, name in roles.items()}
-        try:
-            rehearse(stage.method, models, batch, classes)
-        except NonFiniteError:
-            pass  # made-up images through fresh weights prove nothing about real ones
-        except LimbeckError as error:
-            found.append((("stages", index, "method"), str(error)))
-        except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
-            cast = ", ".join(f"{role} {title(model)}" for role, model in models.items())
-            found.append(
-                (
-                    ("stages", index),
-                    f"one step of {type(stage.method).__name__} on images of {list(shape)} fails for {cast}: "
-                    f"{type(error).__name__}: {error}",
-                )
-            )
-        shelf[stage.name] = models["student"]
-    return found
+        if isinstance(stage, Ensemble):
+            shelf[stage.name] = Average([shelf[name] for name in stage.members], averaging=stage.averaging)
+        elif isinstance(stage, Peer):
+            shelf[stage.name] = shelf[stage.student]
+        elif isinstance(stage, Fitted):
+            models = _cast(stage, shelf)
+            found += _rehearsed(stage, models, batch, classes, ("stages", index), shape)
+            shelf[stage.name] = models["student"]
+    return list(dict.fromkeys(found))  # the lessons of a course may all have the same fault
 
 
-def _roles(stage: Train | Distill) -> dict[str, str]:
-    if isinstance(stage, Train):
-        return {"student": stage.model}
-    return {"student": stage.student, "teacher": stage.teacher}
+def _rehearsed(
+    stage: Fitted, models: Mapping[str, nn.Module], batch: Batch, classes: int, place: Path, shape: tuple[int, int, int]
+) -> list[tuple[Path, str]]:
+    try:
+        rehearse(stage.method, models, batch, classes)
+    except NonFiniteError:
+        pass  # made-up images through fresh weights prove nothing about real ones
+    except LimbeckError as error:
+        return [((*place, "method"), str(error))]
+    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+        cast = ", ".join(f"{role} {title(model)}" for role, model in models.items())
+        text = f"one step of {type(stage.method).__name__} on images of {list(shape)} fails for {cast}: {type(error).__name__}: {error}"
+        return [(place, text)]
+    return []
+
+
+def _wanted(stage: Stage) -> tuple[str, ...]:
+    """The networks that a stage needs to be tried."""
+    if isinstance(stage, Evaluate):
+        return ()
+    if isinstance(stage, Ensemble):
+        return stage.members
+    return (*(stage.students if isinstance(stage, Together) else (student_of(stage),)), *teachers_of(stage))
+
+
+def _cast(stage: Fitted, shelf: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+    if isinstance(stage, Together):  # copies: one blueprint may be there several times, and no weight has two owners
+        return {role: copy.deepcopy(shelf[name]) for role, name in cast_of(stage).items()}
+    return {role: shelf[name] for role, name in cast_of(stage).items()}

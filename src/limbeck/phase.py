@@ -89,11 +89,13 @@ class Moment(NamedTuple):
         generator: random numbers of this step, on the device of the run.
         epoch: epochs of this phase done so far, with their fraction.
         epochs: how many epochs this phase has in all.
+        step: optimizer steps of this phase done so far, counted in batches.
     """
 
     generator: Generator
     epoch: float = 0.0
     epochs: float = 1.0
+    step: int = 0
 
     @property
     def progress(self) -> float:
@@ -118,7 +120,10 @@ class Phase:
         share: this phase's part of the stage's epochs, relative to the other phases' shares.
         epochs: a fixed number of epochs instead, outside the stage's budget (statistics, say).
         stops: modules whose output the step does not read: their forward may end at the last tap.
+        eager: modules that are never compiled, because the step differentiates twice by them, say.
         optimizers: player -> settings that replace the stage's own for that player.
+        keeps: modules whose weights are an artefact of their own: NAME.safetensors in the stage's folder, written when
+            the phase ends.
         notes: lines for the user, such as the layer pairs that were chosen.
     """
 
@@ -130,7 +135,9 @@ class Phase:
     share: float = 1.0
     epochs: int | None = None
     stops: frozenset[str] = frozenset()
+    eager: frozenset[str] = frozenset()
     optimizers: Mapping[str, Optimizer] = field(default_factory=dict)
+    keeps: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -145,7 +152,7 @@ class Phase:
                         f"and {player!r}; a module has one owner"
                     )
                 owners[name] = player
-        for name in (*self.taps, *self.stops):
+        for name in (*self.taps, *self.stops, *self.eager, *self.keeps):
             if name not in self.modules:
                 raise NameUnknown(unknown("module", name, self.modules, f"phase {self.name!r}"))
 

@@ -81,6 +81,28 @@ stages:
 {training}
 """
 
+_TOGETHER = """
+models:
+  student: digits_cnn_thin   # any name from: limbeck models
+  partner: digits_cnn
+
+stages:
+  - kind: train              # the yardstick: the student from labels alone
+    name: alone
+    model: student
+    training:
+{training}
+
+  - kind: together           # the first one's result is called {name}, the others' {name}.2, {name}.3 ...
+    name: {name}
+    students: [student, partner]
+    method:
+      kind: {name}
+{settings}
+    training:
+{training}
+"""
+
 _TRAINING = """\
       epochs: 30
       batch_size: 64
@@ -90,8 +112,24 @@ _TRAINING = """\
 
 # Settings that a method needs to learn from the starter's data, each with its reason.
 _ADAPTED: dict[str, dict[str, tuple[Any, str]]] = {
+    "sum": {"methods": (("kd", {"kind": "nst", "hard": 0}), "two or more; hard: 0, as kd has the labels already")},
+    "teacher_assistant": {"assistants": (("assistant",), "names of models above; each becomes a stage of its own")},
     "sigmoid_kd": {"hard": (0, "digits have one class each; labels for this method say yes or no to every class")},
 }
+
+# Methods that stand in a stage without a teacher, although their family has teachers.
+_OWN_TEACHER = {"defensive_distillation"}
+# Further networks that a starter names, with their reasons.
+_MODELS: dict[str, str] = {
+    "teacher_assistant": "  assistant: plain_2         # between the two in size\n",
+}
+
+# Methods that are about views of an image: without any there is nothing to see.
+_VIEWS = {"label_refinery", "static_labels"}
+_NO_VIEWS, _SOME_VIEWS = (
+    "# augment: {crop: 0, flip: false, cutout: 0}",
+    "augment: {crop: 1}     # labels of one crop differ from those of another",
+)
 
 
 def starter(method: str) -> str:
@@ -104,11 +142,22 @@ def starter(method: str) -> str:
     # kd: softened class probabilities of the teacher
     """
     entry = catalog.find("method", method)
-    body = _ALONE if entry.family == "labels" else _TAUGHT
+    body = _body(entry)
+    if entry.name in _MODELS:
+        body = body.replace("\nstages:", _MODELS[entry.name] + "\nstages:", 1)
     head = _HEAD.format(
         title=f"{entry.name}: {entry.title}", paper=_comment(entry.paper, "# ") or "# ", name=entry.name
     )
+    if entry.name in _VIEWS:
+        head = head.replace(_NO_VIEWS, _SOME_VIEWS)
     return head + body.format(name=entry.name, settings=_settings(entry), training=_TRAINING.rstrip("\n"))
+
+
+def _body(entry: Entry) -> str:
+    """The models and stages around the method."""
+    if entry.family == "online":
+        return _TOGETHER
+    return _ALONE if entry.family == "labels" or entry.name in _OWN_TEACHER else _TAUGHT
 
 
 def _settings(entry: Entry) -> str:

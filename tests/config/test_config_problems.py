@@ -55,7 +55,7 @@ ONE_BY_ONE = [
     ("kind: train", "kind: trian", "<text>:7: stages[0].kind: no stage 'trian'; near: train"),
     ("kind: train\n    ", "", "<text>:7: stages[0]: which stage? The key 'kind' is missing"),
     ("kind: kd, ", "", "<text>:14: stages[1].method: which method? The key 'kind' is missing"),
-    ("{kind: kd, temperature: 4}", "[kd]", "<text>:14: stages[1].method: expected the name of a method"),
+    ("{kind: kd, temperature: 4}", "[kd]", "<text>:14: stages[1].method.methods: methods = (KD(temperature=4.0"),
     ("{kind: kd, temperature: 4}", "knd", "<text>:14: stages[1].method: no method 'knd'; near: kd"),
     ("kind: kd,", "kind: kdd,", "<text>:14: stages[1].method.kind: no method 'kdd'; near: kd"),
     ("kind: kd,", "kind: 4,", "<text>:14: stages[1].method.kind: expected the name of a method, got the number 4"),

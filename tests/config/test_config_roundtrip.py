@@ -10,7 +10,7 @@ import yaml
 from limbeck import catalog
 from limbeck.config import read, read_recipe, recipe_hash, to_data, to_yaml
 from limbeck.data.spec import CIFAR10, Augment, Data, Digits, ImageFolder, Parquet
-from limbeck.methods import KD, NST, AttentionTransfer, FitNets, Supervised
+from limbeck.methods import KD, NST, AttentionTransfer, FitNets, Supervised, preset
 from limbeck.recipe import Distill, Evaluate, Machine, Model, Recipe, Train
 from limbeck.settings import Optimizer, Ramp, Schedule, Training
 
@@ -133,5 +133,11 @@ def test_every_method_and_source_has_a_name_that_comes_back():
     for kind in ("method", "source"):
         for name, entry in catalog.entries(kind).items():
             cls = entry.load()
-            value = cls(train="x") if name in ("parquet", "image_folder") else cls()
+            value = (
+                cls(train="x")
+                if name in ("parquet", "image_folder")
+                else cls()
+                if kind == "source"
+                else preset(cls, "paper")
+            )
             assert catalog.name_of(value) == name

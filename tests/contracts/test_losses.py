@@ -37,6 +37,32 @@ def sure_each(t):
     return 200.0 * t.double() - 100.0
 
 
+NORMS = ("squared", "plain")
+PARTS = ((0, 3), (1, 2, 4))
+EACH = ((0,), (1,), (2,), (3,), (4,))
+
+
+def middle(t):
+    """The student's best answer to the mean of the teachers' probabilities at T = 2."""
+    return 2 * (t / 2).softmax(2).mean(1).log()
+
+
+def sums(t):
+    """The student's best answer to a teacher of finer classes at T = 1."""
+    p = t.softmax(1)
+    return torch.stack([p[:, group].sum(1) for group in map(list, PARTS)], 1).log()
+
+
+def decoupled(temperature):
+    """With one and the same target class for every sample, so that any part of a batch can be cut out."""
+
+    def call(s, t):
+        targets = torch.ones(s.shape[:1], dtype=torch.int64)
+        return losses.dkd(s, t, targets=targets, temperature=temperature, alpha=1.0, beta=2.0)
+
+    return call
+
+
 @dataclass(frozen=True)
 class Loss:
     """A line of the table: how to call it, what to feed it, and which student is best."""
@@ -48,6 +74,7 @@ class Loss:
     best: Callable | None = equal  # None: student and teacher differ in shape
     labels: bool = False
     between: bool = False  # it compares samples with each other: one number for the batch
+    in_order: bool = False  # and looks at consecutive ones, so that their order counts
 
     def make(self, seed=0):
         gen = torch.Generator().manual_seed(seed)
@@ -78,6 +105,39 @@ TABLE = [
         Loss(f"hint_l2-{f}", partial(losses.hint_l2, form=f), draw(B, 3, 5, 4), draw(B, 3, 5, 4))
         for f in ("paper", "benchmark")
     ],
+    Loss("adversarial_value", losses.adversarial_value, draw(B, 5), draw(B, 7), None),
+    *[Loss(f"gradient_l2-{n}", partial(losses.gradient_l2, norm=n), draw(B, 3, 5, 4), draw(B, 3, 5, 4)) for n in NORMS],
+    *[
+        Loss(
+            f"kd_kl_mixture-{a}",
+            partial(losses.kd_kl_mixture, temperature=2, averaging=a),
+            draw(B, 5),
+            draw(B, 3, 5),
+            b,
+        )
+        for a, b in (("arithmetic", middle), ("geometric", lambda t: t.mean(1)))
+    ],
+    Loss("kd_grouped", partial(losses.kd_grouped, groups=PARTS, temperature=1), draw(B, 2), draw(B, 5), sums),
+    Loss("kd_grouped-one-each", partial(losses.kd_grouped, groups=EACH, temperature=4), draw(B, 5), draw(B, 5)),
+    Loss("dkd", decoupled(4), draw(B, 5), draw(B, 5)),
+    Loss("dkd-1", decoupled(1), draw(B, 5), draw(B, 5)),
+    *[
+        Loss(
+            f"vid_nll-{f}", partial(losses.vid_nll, variance=torch.ones(3), form=f), draw(B, 3, 5, 4), draw(B, 3, 5, 4)
+        )
+        for f in ("paper", "benchmark")
+    ],
+    *[
+        Loss(f"factor_lp-{p}-{f}", partial(losses.factor_lp, p=p, form=f), draw(B, 3, 5, 4), draw(B, 3, 5, 4))
+        for p in (1, 2)
+        for f in ("paper", "mean", "benchmark")
+    ],
+    Loss("factor_lp-sizes", losses.factor_lp, draw(B, 3, 5, 4), draw(B, 3, 8, 3), None),
+    *[
+        Loss(f"hint_ce-{m}", partial(losses.hint_ce, mode=m, temperature=2), draw(B, 3, 5, 4), draw(B, 3, 5, 4))
+        for m in ("softmax", "sigmoid")
+    ],
+    Loss("hcl", losses.hcl, draw(B, 3, 5, 4), draw(B, 3, 5, 4)),
     *[attention(k, p, f) for k, p in (("sum", 1), ("sum_pow", 2), ("max_pow", 2)) for f in ("paper", "benchmark")],
     Loss("attention_l2-sizes", losses.attention_l2, draw(B, 3, 5, 4), draw(B, 7, 8, 3), None),
     *[
@@ -88,6 +148,20 @@ TABLE = [
     Loss("nst_mmd-by-channels", losses.nst_mmd, draw(B, 3, 6, 6), draw(B, 3, 6, 6)),
     Loss("nst_mmd-by-positions", losses.nst_mmd, draw(B, 12, 2, 2), draw(B, 12, 2, 2)),
     Loss("nst_mmd-sizes", losses.nst_mmd, draw(B, 3, 5, 4), draw(B, 7, 8, 3), None),
+    *[
+        Loss(f"{f.__name__}-{n}", f, draw(B, 6), draw(B, *n), best, between=True)
+        for f in (losses.rkd_distance, losses.rkd_angle, losses.similarity, losses.pkt, losses.correlation)
+        for n, best in (((6,), equal), ((3, 2, 2), None))
+    ],
+    Loss("pkt-benchmark", partial(losses.pkt, form="benchmark"), draw(B, 6), draw(B, 6), between=True),
+    Loss(
+        "correlation-benchmark",
+        partial(losses.correlation, form="benchmark"),
+        draw(B, 6),
+        draw(B, 6),
+        between=True,
+        in_order=True,
+    ),
 ]
 every_loss = pytest.mark.parametrize("loss", TABLE, ids=lambda loss: loss.title)
 every_pair = pytest.mark.parametrize("loss", [x for x in TABLE if not x.labels], ids=lambda loss: loss.title)
@@ -95,7 +169,7 @@ every_pair = pytest.mark.parametrize("loss", [x for x in TABLE if not x.labels],
 
 def test_table_is_complete():
     named = {loss.title.split("-")[0] for loss in TABLE}
-    assert named == set(losses.__all__) - {"attention_map"}
+    assert named == set(losses.__all__) - {"attention_map", "contrast_scores", "crd_nce"}
     assert dir(losses) == sorted(losses.__all__)
 
 
@@ -159,6 +233,9 @@ def test_order_of_the_batch_is_nothing(loss):
     s, t = loss.make()
     order = torch.tensor([2, 0, 3, 1])
     value = loss.call(s, t)
+    if loss.in_order:
+        assert loss.call(s[order], t[order]) != value
+        return
     torch.testing.assert_close(loss.call(s[order], t[order]), value if loss.between else value[order])
 
 

@@ -4,56 +4,21 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import importlib.util
-from pathlib import Path
 
+import mini_driver as driver
 import pytest
 import torch
+from method_table import BETWEEN_SAMPLES, COUNTING, IN_ORDER, LABELLED, RANDOM, TABLE, make, widths
 
 from limbeck import catalog, settings
 from limbeck.errors import LimbeckError, NameUnknown
 from limbeck.phase import Batch, Cast, Method
 
-_where = Path(__file__).parents[1] / "methods" / "mini_driver.py"
-_spec = importlib.util.spec_from_file_location("contract_driver", _where)
-assert _spec is not None
-assert _spec.loader is not None
-driver = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(driver)
-
-# Name -> settings under which it is tried, and the phases it must have.
-TABLE = {
-    "supervised": [({}, ["train"]), ({"label_smoothing": 0.1}, ["train"])],
-    "kd": [({}, ["distill"]), ({"soft": settings.Ramp(start=1.0, end=0.0), "hard": 0.0}, ["distill"])],
-    "sigmoid_kd": [({}, ["distill"]), ({"hard": 0.0}, ["distill"])],
-    "logit_matching": [({}, ["statistics", "distill"]), ({"standardize": False, "hard": 0.5}, ["distill"])],
-    "fitnets": [
-        ({}, ["hint", "distill"]),
-        ({"stages": "one", "soft": 0.0}, ["distill"]),
-        ({"regressor": "benchmark", "form": "benchmark", "pair": ("layer2", "layer1")}, ["hint", "distill"]),
-    ],
-    "attention_transfer": [({}, ["distill"]), ({"form": "benchmark", "soft": 0.9}, ["distill"])],
-    "nst": [({}, ["distill"]), ({"kernel": "gaussian", "soft": 0.9, "form": "benchmark"}, ["distill"])],
-}
 ROWS = [
     pytest.param(name, changes, phases, id=f"{name}-{i}")
     for name, tries in TABLE.items()
     for i, (changes, phases) in enumerate(tries)
 ]
-
-
-def make(name, changes):
-    return catalog.find("method", name).load()(**changes)
-
-
-# Methods with another cast than a student and a teacher: the widths of the networks, by role.
-CASTS: dict[str, dict[str, int]] = {}
-# Methods that compare samples with each other: their terms are one number for the batch.
-BETWEEN_SAMPLES: set[str] = set()
-# Settings with which a method needs labels, where its own do without.
-LABELLED: dict[str, dict[str, object]] = {"logit_matching": {"hard": 1.0}}
-# Phases that only count something, with nothing to optimize.
-COUNTING = {"statistics"}
 
 
 def a_cast(name, seed=0):
@@ -64,7 +29,7 @@ def a_cast(name, seed=0):
         rows=torch.arange(len(batch.inputs)), views=torch.zeros(len(batch.inputs), dtype=torch.int64)
     )
     torch.manual_seed(seed)
-    models = {role: driver.net(width) for role, width in CASTS.get(name, {"student": 3, "teacher": 5}).items()}
+    models = {role: driver.net(width) for role, width in widths(name).items()}
     return Cast(models=models, example=batch, classes=3, rows=len(batch.inputs))
 
 
@@ -92,6 +57,7 @@ def test_a_method_is_a_frozen_record_that_prints_as_python(name, changes, names)
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(method, dataclasses.fields(method)[0].name, None)
     known = {"Ramp": settings.Ramp, "Optimizer": settings.Optimizer, type(method).__name__: type(method)}
+    known |= {entry.attribute: entry.load() for entry in catalog.METHODS}  # a sum prints its methods
     assert eval(repr(method), known) == method
     assert hash(method) == hash(make(name, changes))
     assert catalog.name_of(method) == name
@@ -124,6 +90,8 @@ def test_a_step_is_finite_moves_the_student_and_leaves_the_teacher(name, changes
     for phase in make(name, changes).phases(cast):
         owned = [role for roles in phase.trains.values() for role in roles]
         start = {role: state(phase.modules[role]) for role in owned}
+        for module in phase.modules.values():  # what an earlier phase left, as the engine clears it
+            module.zero_grad(set_to_none=True)
         updates = driver.run(phase, cast.example, lr=0.01)
         assert bool(updates) == (phase.name not in COUNTING)
         for player, terms in updates:
@@ -165,6 +133,8 @@ def test_what_is_exported_is_the_plain_student(name, changes, names):
 
 @pytest.mark.parametrize(("name", "changes", "names"), ROWS)
 def test_the_order_of_the_batch_does_not_matter(name, changes, names):
+    if name in RANDOM:
+        pytest.skip("what is drawn belongs to the place in the batch")
     cast = a_cast(name)
     order = torch.randperm(6, generator=torch.Generator().manual_seed(5))
     shuffled = Batch(*(part[order] for part in cast.example))
@@ -172,7 +142,7 @@ def test_the_order_of_the_batch_does_not_matter(name, changes, names):
         straight = driver.run(phase, cast.example)
         mixed = driver.run(phase, shuffled)
         for (_, a), (_, b) in zip(straight, mixed, strict=True):
-            for term in a:
+            for term in a.keys() - IN_ORDER.get((name, changes.get("form")), set()):
                 straight_value = a[term].value[order] if a[term].value.ndim else a[term].value
                 assert torch.allclose(straight_value, b[term].value, atol=1e-4, rtol=1e-4), term
 
@@ -182,7 +152,7 @@ def test_a_missing_teacher_is_named(name):
     cast = a_cast(name)
     alone = dataclasses.replace(cast, models={"student": cast.models["student"]})
     with pytest.raises(NameUnknown, match="needs a teacher, and the stage names none; it has: student"):
-        make(name, {}).phases(alone)
+        make(name).phases(alone)
 
 
 def test_supervised_needs_no_teacher():
@@ -195,7 +165,7 @@ def test_supervised_needs_no_teacher():
 def test_missing_labels_are_an_error_in_words(name):
     cast = a_cast(name)
     unlabelled = cast.example._replace(targets=None)
-    method = make(name, LABELLED.get(name, {}))
+    method = make(name, LABELLED.get(name))
 
     def train():
         for phase in method.phases(dataclasses.replace(cast, models=copy.deepcopy(cast.models), example=unlabelled)):

@@ -54,6 +54,10 @@ class Seeking:
         self.size, self.labels, self.known = size, labels, batches
 
     @property
+    def rows(self):
+        return len(self.x)
+
+    @property
     def steps(self):
         return self.known if self.known is not None else len(self.x) // self.size
 

@@ -116,7 +116,7 @@ def test_a_big_picture_is_halved_once_more_by_vgg():
     assert seen["layer4"][0].shape[-2:] == (4, 4)
 
 
-@pytest.mark.parametrize("name", ["resnet20", "vgg8", "shufflenet_v2", "digits_cnn"])
+@pytest.mark.parametrize("name", ["resnet20", "vgg8", "shufflenet_v2", "digits_cnn", "nin_thin"])
 def test_maps_are_taken_after_the_last_relu(name):
     torch.manual_seed(1)
     net = models.build(name, classes=10).eval()
@@ -133,7 +133,13 @@ def test_maps_of_a_wide_network_are_sums():
     assert seen["relu"][0].min() == 0
 
 
-@pytest.mark.parametrize("name", ["resnet8", "wrn_16_1", "mobilenet_v2", "shufflenet_v1", "plain_4", "digits_mlp"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("resnet8", "wrn_16_1", "mobilenet_v2", "shufflenet_v1", "plain_4", "digits_mlp"),
+        *("fitnet1", "nin_thin", "highway", "mimic"),
+    ],
+)
 def test_the_global_seed_decides_the_weights(name):
     def make(seed: int) -> dict[str, torch.Tensor]:
         torch.manual_seed(seed)

@@ -14,15 +14,15 @@ from typing import Any, get_args, get_origin
 
 from limbeck import catalog
 from limbeck.config.docs import attributes
-from limbeck.config.fields import chosen_kind, fields_of, has_default, hints_of, key_of
+from limbeck.config.fields import SUM, chosen_kind, fields_of, has_default, hints_of, key_of
 from limbeck.config.leaves import BROKEN, Broken, leaf
 from limbeck.config.place import Path, Problem
 from limbeck.config.words import members, nouns, shown
 from limbeck.errors import HyperParameterError, LimbeckError, unknown
-from limbeck.recipe import Distill, Evaluate, Model, Train
+from limbeck.recipe import Distill, Ensemble, Evaluate, Model, Together, Train
 
 # A stage or model that is wrong in a detail still takes part in the checks between stages.
-_KEPT_WHEN_WRONG = (Train, Distill, Evaluate, Model)
+_KEPT_WHEN_WRONG = (Train, Distill, Together, Ensemble, Evaluate, Model)
 
 
 def refuse_unknown_keys(
@@ -39,7 +39,11 @@ def build_field(cls: Any, name: str, value: Any, path: Path, found: list[Problem
     hint = hints_of(cls)[name]
     kind = chosen_kind(cls, name)
     if kind == "stage":
-        return _stages(value, path, found)
+        return _several("stage", value, path, found)
+    if kind == "methods":
+        return _several("method", value, path, found)
+    if kind == "method" and isinstance(value, list):
+        return _chosen(kind, {"kind": SUM, "methods": value}, path, found)
     if kind is not None:
         return _chosen(kind, value, path, found)
     if get_origin(hint) is Mapping and dataclasses.is_dataclass(get_args(hint)[1]):
@@ -50,11 +54,13 @@ def build_field(cls: Any, name: str, value: Any, path: Path, found: list[Problem
     return leaf(hint, value, path, found)
 
 
-def _stages(value: Any, path: Path, found: list[Problem]) -> Any:
+def _several(kind: str, value: Any, path: Path, found: list[Problem]) -> Any:
     if not isinstance(value, list):
-        found.append(Problem(path, f"expected a list of stages, got {shown(value)}"))
+        found.append(Problem(path, f"expected a list of {kind}s, got {shown(value)}"))
         return BROKEN
-    return tuple(_chosen("stage", item, (*path, i), found) for i, item in enumerate(value))
+    made = tuple(_chosen(kind, item, (*path, i), found) for i, item in enumerate(value))
+    # A broken stage has a stand-in later on; a sum with a broken part is none.
+    return BROKEN if kind == "method" and any(isinstance(item, Broken) for item in made) else made
 
 
 def _mapping(cls: Any, value: Any, path: Path, found: list[Problem]) -> Any:

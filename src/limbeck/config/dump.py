@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from limbeck import catalog
-from limbeck.config.fields import default_of, fields_of, has_default, key_of
+from limbeck.config.fields import SUM, default_of, fields_of, has_default, key_of
 from limbeck.config.nodes import CORE
 from limbeck.recipe import Machine, Model, Recipe
 
@@ -60,7 +60,7 @@ def to_plain(value: Any, defaults: bool = False) -> Any:
     if isinstance(value, Mapping):
         return {str(key): _short(to_plain(item, defaults), item, defaults) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
-        return [to_plain(item, defaults) for item in value]
+        return [_short(to_plain(item, defaults), item, defaults) for item in value]
     if isinstance(value, (set, frozenset)):
         return sorted(to_plain(item, defaults) for item in value)
     if value is None or isinstance(value, (bool, int, float, str)):
@@ -83,12 +83,23 @@ def _mapping(value: Any, defaults: bool) -> dict[str, Any]:
 def _is_named(value: Any) -> bool:
     """Whether a recipe chooses this value's class by the key ``kind``."""
     name = catalog.name_of(value)
-    return any(name in catalog.entries(kind) for kind in ("method", "source", "stage")) or hasattr(value, "phases")
+    return (
+        any(name in catalog.entries(kind) for kind in ("method", "source", "stage"))
+        or hasattr(value, "phases")
+        or hasattr(value, "lessons")
+    )
 
 
 def _short(plain: Any, value: Any, defaults: bool) -> Any:
-    """A method or source with nothing but its kind, or a network with nothing but its name, in one word."""
-    if defaults or not isinstance(plain, dict) or len(plain) != 1 or not dataclasses.is_dataclass(value):
+    """A method or source with nothing but its kind, or a network with nothing but its name, in one word.
+
+    A plain sum of methods is the list of them.
+    """
+    if defaults or not isinstance(plain, dict) or not dataclasses.is_dataclass(value):
+        return plain
+    if set(plain) == {"kind", "methods"} and plain["kind"] == SUM:
+        return plain["methods"]
+    if len(plain) != 1:
         return plain
     if isinstance(value, Model):
         return plain["name"]

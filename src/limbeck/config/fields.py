@@ -5,17 +5,20 @@ from __future__ import annotations
 import dataclasses
 import typing
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from limbeck import catalog
 from limbeck.data.spec import Data
-from limbeck.recipe import Distill, Recipe, Train
+from limbeck.recipe import Distill, Recipe, Together, Train
+
+SUM = "sum"  # a list where a method is wanted means their sum
 
 # The fields that hold one of several classes, and the part of the catalogue that knows them.
 CHOSEN: Mapping[tuple[type, str], str] = {
     (Data, "source"): "source",
     (Train, "method"): "method",
     (Distill, "method"): "method",
+    (Together, "method"): "method",
     (Recipe, "stages"): "stage",
 }
 
@@ -51,10 +54,12 @@ def default_of(field: dataclasses.Field[Any]) -> Any:
 
 
 def chosen_kind(cls: Any, name: str) -> str | None:
-    """Which part of the catalogue a field's ``kind`` names, or None for a field of one fixed type."""
+    """Which part of the catalogue a field's ``kind`` names ("methods": a list of them), or None for a fixed type."""
     if (cls, name) in CHOSEN:
         return CHOSEN[cls, name]
     hint = hints_of(cls).get(name)
+    if getattr(get_args(hint)[0], "_is_protocol", False) if get_origin(hint) is tuple else False:
+        return "methods"
     if hint is Any or getattr(hint, "_is_protocol", False):
         # A method inside a method: known by its default.
         default = default_of(fields_of(cls)[name])

@@ -64,6 +64,10 @@ def _of_field(cls: Any, name: str, defs: dict[str, Any]) -> dict[str, Any]:
     kind = chosen_kind(cls, name)
     if kind == "stage":
         return {"type": "array", "minItems": 1, "items": _one_of(kind, defs, short=False)}
+    if kind == "methods":
+        return _many_methods(defs)
+    if kind == "method":
+        return {"anyOf": [_any_method(defs), {**_many_methods(defs), "description": "the sum of several"}]}
     if kind is not None:
         return _one_of(kind, defs, short=True)
     if get_origin(hint) is Mapping and get_args(hint)[1] is Model:
@@ -73,6 +77,17 @@ def _of_field(cls: Any, name: str, defs: dict[str, Any]) -> dict[str, Any]:
         return classes[0]
     plain = _of_leaf(hint)
     return {"anyOf": [*classes, plain]} if classes else plain
+
+
+def _any_method(defs: dict[str, Any]) -> dict[str, Any]:
+    if "AnyMethod" not in defs:
+        defs["AnyMethod"] = {}  # a sum holds methods, too
+        defs["AnyMethod"] = _one_of("method", defs, short=True)
+    return {"$ref": "#/$defs/AnyMethod"}
+
+
+def _many_methods(defs: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "minItems": 1, "items": _any_method(defs)}
 
 
 def _of_leaf(hint: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from limbeck.config.leaves import BROKEN, Broken
 from limbeck.config.place import Path, Problem
 from limbeck.config.words import shown
 from limbeck.models import problem as problem_of_name
-from limbeck.recipe import Distill, Evaluate, Machine, Model, Recipe, Train, problems
+from limbeck.recipe import Distill, Ensemble, Evaluate, Machine, Model, Recipe, Together, Train, problems
 
 
 class Built(NamedTuple):
@@ -115,6 +115,10 @@ def _stand_in_stage(stage: Any, given: Any) -> Any:
     name = texts["name"]
     if given.get("kind") == "evaluate":
         return Evaluate(name=name)
+    if given.get("kind") == "together":
+        return Together(name=name, students=("?", "?"), method=None)
+    if given.get("kind") == "ensemble":
+        return Ensemble(name=name, members=("?",))
     if given.get("kind") == "distill":
         return Distill(name=name, student=texts["student"], teacher=texts["teacher"], method=None)
     return Train(name=name, model=texts["model"])

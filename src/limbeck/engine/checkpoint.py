@@ -32,6 +32,7 @@ class Position:
         epoch: epochs of it that are done.
         step: steps of the next epoch that are done.
         global_step: steps of the stage so far.
+        first_step: what that was when the phase began.
         seconds, images: spent and seen so far.
         best: the best validation measure so far, and when.
         history: what was measured at the ends of epochs.
@@ -44,6 +45,7 @@ class Position:
     epoch: int = 0
     step: int = 0
     global_step: int = 0
+    first_step: int = 0
     seconds: float = 0.0
     images: int = 0
     best: dict[str, Any] | None = None

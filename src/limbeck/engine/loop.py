@@ -125,7 +125,9 @@ class _Session:
         example = to_device(example, team.device, training.channels_last)
         seed_everything(seed_for(seed, name, "cast"))
         with autocast(team.device, training.precision):
-            self.phases = list(method.phases(Cast(models=models, example=example, classes=classes, rows=getattr(loader, "rows", None))))
+            self.phases = list(
+                method.phases(Cast(models=models, example=example, classes=classes, rows=getattr(loader, "rows", None)))
+            )
         self.example = example
         self.student = original(models["student"])
         for phase in self.phases:
@@ -253,7 +255,9 @@ class _Session:
             while self.position.epoch < self.epochs[index] and not self.position.finished:
                 self._run_epoch(phase, index, players, owned, parameters, optimizers)
                 self._end_epoch(phase, optimizers, last and trains_student)
+        self._keep_modules(phase)
         self.position.phase, self.position.epoch, self.position.step = index + 1, 0, 0
+        self.position.first_step = self.position.global_step
 
     def _on_stage(self, stack: ExitStack, phase: Phase, role: str) -> Callable[..., Any]:
         module = phase.modules[role]
@@ -263,7 +267,7 @@ class _Session:
             example = self.example.inputs if phase.taps[role] else None
             window = Tapped(module, phase.taps[role], example=example, stop=role in phase.stops)
         stack.callback(window.close)
-        wants = (self.training.compile or window.was_compiled) and not window.stop
+        wants = (self.training.compile or window.was_compiled) and not window.stop and role not in phase.eager
         return torch.compile(window) if wants else window
 
     def _run_epoch(
@@ -300,7 +304,8 @@ class _Session:
                 break
             batch = to_device(batch, self.team.device, self.training.channels_last)
             epoch = at.epoch + (at.step / steps if steps else 0.0)
-            moment = Moment(torch.Generator(self.team.device).manual_seed(here), epoch, epochs)
+            done = at.global_step - at.first_step
+            moment = Moment(torch.Generator(self.team.device).manual_seed(here), epoch, epochs, done)
             rates = {
                 player: optim.set_rate(o, self.training.schedule.factor(moment.progress))
                 for player, o in optimizers.items()
@@ -507,6 +512,12 @@ class _Session:
             self.fit.best_state = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
         elif self.team.leads:
             save_weights(model, self.folder / "best.safetensors")
+
+    def _keep_modules(self, phase: Phase) -> None:
+        """Also where a phase was over already: a run may have been killed between its last checkpoint and this."""
+        if self.folder is not None and self.team.leads:
+            for role in phase.keeps:
+                save_weights(original(phase.modules[role]), self.folder / f"{role}.safetensors")
 
     def _save(self, optimizers: Mapping[str, torch.optim.Optimizer]) -> None:
         if self.folder is not None:

@@ -19,8 +19,9 @@ def rehearse(method: Method, models: Mapping[str, nn.Module], batch: Batch, clas
     Raises:
         LimbeckError: it does not; the message says where.
     """
+    rows = None if batch.rows is None else int(batch.rows.max()) + 1
     with torch.no_grad():
-        for phase in method.phases(Cast(models=models, example=batch, classes=classes)):
+        for phase in method.phases(Cast(models=models, example=batch, classes=classes, rows=rows)):
             owned = {role for roles in phase.trains.values() for role in roles}
             with ExitStack() as stack:
                 players: dict[str, Callable[..., Any]] = {}

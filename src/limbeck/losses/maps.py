@@ -25,6 +25,7 @@ from limbeck.losses._checks import (
     shape,
 )
 
+MODES = ("softmax", "sigmoid")
 KINDS = ("sum", "sum_pow", "max_pow")
 KERNELS = ("linear", "poly", "gaussian")
 RESIZES = ("pool", "interpolate")
@@ -60,18 +61,61 @@ def hint_l2(s: Tensor, t: Tensor, *, form: str = "paper") -> Float[Tensor, " bat
     tensor([4.])
     """
     require_one_of("form", form, FORMS, "hint_l2")
-    s, t = pair("hint_l2", s, t)
-    if s.shape != t.shape:
-        raise ShapeError(
-            f"hint_l2: the shapes differ: student {shape(s)}, teacher {shape(t)}; "
-            "a regressor has to bring the student's features to the teacher's shape"
-        )
-    if s.ndim < 2:
-        raise ShapeError(f"hint_l2: features are [batch, ...]; these are {shape(s)}")
+    s, t = _hints("hint_l2", s, t)
     units = tuple(range(1, s.ndim))
     square = (s - t).square()
     value = 0.5 * square.sum(units) if form == "paper" else square.mean(units)
     return ensure_finite("hint_l2", value, student=s, teacher=t)
+
+
+def hint_ce(s: Tensor, t: Tensor, *, mode: str = "softmax", temperature: Real = 1.0) -> Float[Tensor, " batch"]:
+    """Hint by cross-entropy: how far the student's (regressed) features are from the teacher's, as probabilities.
+
+    ``mode="softmax"``: all units of a sample, flattened, are the scores of one distribution; the value is
+    ``KL(p || q)`` with ``p = softmax(t / T)`` and ``q = softmax(s / T)``.  A constant added to all units is nothing.
+    ``mode="sigmoid"``: every unit is a yes or no of its own, brought to (0, 1) by ``sigmoid(. / T)``; the value is
+    the sum over the units of the KL of the two.
+
+    Both are the cross-entropy minus the entropy of its target, the *excess*: the gradient of the cross-entropy, but
+    zero where the features are equal.  There is no factor ``T^2``.  The gradient of every unit stays between
+    ``-1 / T`` and ``1 / T``, however far off it is; that of `hint_l2` grows with the distance.
+
+    Args:
+        s: student features ``[batch, ...]``, after the regressor.
+        t: teacher features, same shape; no gradient reaches it.
+        mode: "softmax" or "sigmoid".
+        temperature: ``T > 0``.
+
+    Returns:
+        ``[batch]``, in nats.
+
+    Raises:
+        ShapeError: the shapes differ, there is no dimension but the batch, or (mode "softmax") only one unit.
+        HyperParameterError: no such mode, or T is not a finite number above zero.
+        TensorTypeError, NonFiniteError: as for `hint_l2`.
+
+    Source:
+        Wang, Deng, Wang: Accelerating Convolutional Neural Networks with Dominant Convolutional Kernel and
+        Knowledge Pre-regression (ECCV 2016), which has the idea; how features become probabilities is ours.
+
+    >>> t = torch.tensor([[0.0, 1.0, 3.0]])
+    >>> hint_ce(t + 5.0, t), hint_ce(t, t, mode="sigmoid")
+    (tensor([0.]), tensor([0.]))
+    """
+    require_one_of("mode", mode, MODES, "hint_ce")
+    require_real("temperature", temperature, 0)
+    s, t = _hints("hint_ce", s, t)
+    if mode == "softmax" and s[0].numel() == 1:
+        raise ShapeError(f"hint_ce: softmax over a single unit, {shape(s)}, is always 1; use mode 'sigmoid'")
+    a, b = t.flatten(1) / temperature, s.flatten(1) / temperature
+    if mode == "softmax":
+        log_p, log_q = F.log_softmax(a, dim=1), F.log_softmax(b, dim=1)
+        excess = log_p.exp() * (log_p - log_q)
+    else:
+        yes = torch.sigmoid(a) * (F.logsigmoid(a) - F.logsigmoid(b))
+        no = torch.sigmoid(-a) * (F.logsigmoid(-a) - F.logsigmoid(-b))
+        excess = yes + no
+    return ensure_finite("hint_ce", excess.sum(1), student=s, teacher=t)
 
 
 def attention_map(x: Tensor, *, kind: str = "sum_pow", p: Real = 2) -> Float[Tensor, "batch height width"]:
@@ -266,6 +310,19 @@ def _square_distances(x: Tensor, y: Tensor) -> Tensor:
 def _require_kind(loss: str, kind: str, p: Real) -> None:
     require_one_of("kind", kind, KINDS, loss)
     require_real("p", p, 1, inclusive=True)
+
+
+def _hints(loss: str, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """Features of one shape, whichever it is."""
+    s, t = pair(loss, s, t)
+    if s.shape != t.shape:
+        raise ShapeError(
+            f"{loss}: the shapes differ: student {shape(s)}, teacher {shape(t)}; "
+            "a regressor has to bring the student's features to the teacher's shape"
+        )
+    if s.ndim < 2:
+        raise ShapeError(f"{loss}: features are [batch, ...]; these are {shape(s)}")
+    return s, t
 
 
 def _require_images(loss: str, who: str, x: Tensor) -> None:

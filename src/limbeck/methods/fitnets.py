@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from limbeck import losses
-from limbeck.methods.pairs import Pair, as_pair
+from limbeck.methods.hints import Compare, Hint, hint_phase, require_regressor, settle_hint
+from limbeck.methods.pairs import as_pair
 from limbeck.methods.terms import (
     check_logits,
     cross_entropy,
@@ -23,7 +23,6 @@ from limbeck.settings import Optimizer, Presets, Ramp, Weight, at, require, requ
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-_ACTIVATIONS = ("auto", "relu", "tanh", "sigmoid", "none")
 _FALLING = Ramp(start=4.0, end=1.0)
 
 
@@ -127,8 +126,7 @@ class FitNets:
         if self.hint_weight is not None:
             require_weights(hint_weight=self.hint_weight)
         require(self.form in ("paper", "benchmark"), "form", self.form, "'paper' or 'benchmark'")
-        require(self.regressor in ("paper", "benchmark"), "regressor", self.regressor, "'paper' or 'benchmark'")
-        require(self.activation in _ACTIVATIONS, "activation", self.activation, f"one of {', '.join(_ACTIVATIONS)}")
+        require_regressor(self.regressor, self.activation)
         if self.stages == "one":
             require(self.hint_optimizer is None, "hint_optimizer", self.hint_optimizer, "only with two stages")
 
@@ -138,43 +136,21 @@ class FitNets:
         require_targets(cast.example, self.hard)
         if not off(self.soft):
             check_logits(cast, columns=2, instead="set soft=0 to learn from hints and labels alone")
-        hint = self._settle(cast, models)
+        hint = settle_hint(cast, self.pair, regressor=self.regressor, activation=self.activation)
+        weight = self._weight(hint.units)
+
+        def compare(ours: Tensor, theirs: Tensor, moment: Moment) -> Term:
+            return Term(losses.hint_l2(ours, theirs, form=self.form), at(weight, moment))
+
         if self.stages == "one":
-            return (self._joint(models, hint),)
-        return self._first(models, hint), self._second(models)
-
-    def _settle(self, cast: Cast, models: Mapping[str, nn.Module]) -> _Hint:
-        """Choose the pair, look at it, and build the regressor for it."""
-        from limbeck import connectors, taps
-
-        inputs = cast.example.inputs
-        guided, hint = self.pair or taps.middle(models["student"], models["teacher"], inputs)
-        ours = taps.look(models["student"], inputs, (guided,)).taps[guided]
-        theirs = taps.look(models["teacher"], inputs, (hint,)).taps[hint]
-        activation = self.activation
-        if activation == "auto":
-            activation = "relu" if self.regressor == "benchmark" else connectors.activation_of(theirs)
-        net = connectors.regressor(
-            tuple(ours.shape[1:]), tuple(theirs.shape[1:]), form=self.regressor, activation=activation
-        )
-        weights = sum(p.numel() for p in net.parameters())
-        how = "pair" if self.pair else "pair (the middle of both)"
-        note = f"{how}: {guided} {list(ours.shape[1:])} -> {hint} {list(theirs.shape[1:])}"
-        return _Hint(
-            pair=(guided, hint),
-            regressor=net,
-            weight=self._weight(prod(theirs.shape[1:])),
-            notes=(note, f"regressor: {weights:,} weights, activation {activation}"),
-        )
+            return (self._joint(models, hint, compare),)
+        first = hint_phase(models, hint, compare, share=self.hint_share, optimizer=self.hint_optimizer)
+        return first, self._second(models)
 
     def _weight(self, units: int) -> Weight:
         if self.hint_weight is not None:
             return self.hint_weight
         return 1.0 / units if self.form == "paper" else 1.0
-
-    def _hint_term(self, models: Models, hint: _Hint, ours: Tensor, theirs: Tensor, moment: Moment) -> dict[str, Term]:
-        guess = models["regressor"](ours)
-        return {"hint": Term(losses.hint_l2(guess, theirs, form=self.form), at(hint.weight, moment))}
 
     def _class_terms(self, student: Seen, teacher: Seen, batch: Batch, moment: Moment) -> dict[str, Term]:
         """Labels and softened classes, for those of the two that are on."""
@@ -182,26 +158,6 @@ class FitNets:
         scale = 1.0 if self.tau_squared else self.temperature**-2
         soft = soft_targets(student, teacher, moment, weight=self.soft, temperature=self.temperature)
         return terms | {name: term._replace(weight=term.weight * scale) for name, term in soft.items()}
-
-    def _first(self, models: Mapping[str, nn.Module], hint: _Hint) -> Phase:
-        guided, target = hint.pair
-
-        def step(models: Models, batch: Batch, moment: Moment) -> Iterator[Update]:
-            theirs = models["teacher"](batch.inputs).taps[target]
-            ours = models["student"](batch.inputs).taps[guided]
-            yield Update("student", self._hint_term(models, hint, ours, theirs, moment))
-
-        return Phase(
-            name="hint",
-            modules={**models, "regressor": hint.regressor},
-            trains={"student": ("student", "regressor")},
-            taps={"student": (guided,), "teacher": (target,)},
-            step=step,
-            share=self.hint_share,
-            stops=frozenset({"student", "teacher"}),
-            optimizers={} if self.hint_optimizer is None else {"student": self.hint_optimizer},
-            notes=hint.notes,
-        )
 
     def _second(self, models: Mapping[str, nn.Module]) -> Phase:
         def step(models: Models, batch: Batch, moment: Moment) -> Iterator[Update]:
@@ -219,13 +175,13 @@ class FitNets:
             notes=("soft rises during training; the paper lets it fall",) if rising else (),
         )
 
-    def _joint(self, models: Mapping[str, nn.Module], hint: _Hint) -> Phase:
+    def _joint(self, models: Mapping[str, nn.Module], hint: Hint, compare: Compare) -> Phase:
         guided, target = hint.pair
 
         def step(models: Models, batch: Batch, moment: Moment) -> Iterator[Update]:
             teacher, student = models["teacher"](batch.inputs), models["student"](batch.inputs)
-            term = self._hint_term(models, hint, student.taps[guided], teacher.taps[target], moment)
-            yield Update("student", self._class_terms(student, teacher, batch, moment) | term)
+            term = compare(models["regressor"](student.taps[guided]), teacher.taps[target], moment)
+            yield Update("student", self._class_terms(student, teacher, batch, moment) | {"hint": term})
 
         return Phase(
             name="distill",
@@ -236,13 +192,3 @@ class FitNets:
             stops=frozenset({"teacher"}) if off(self.soft) else frozenset(),
             notes=hint.notes,
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Hint:
-    """A pair that was looked at, and what it takes to compare its two layers."""
-
-    pair: Pair
-    regressor: nn.Module
-    weight: Weight
-    notes: tuple[str, ...]

@@ -33,17 +33,21 @@ class Supervised:
             (plain cross-entropy); Szegedy et al. (CVPR 2016), section 7, use 0.1 on ImageNet.
         sigmoid: independent yes-no scores (multi-label heads, and binary heads with one logit): the binary
             cross-entropy summed over the scores, instead of the softmax.  Default False.
+        temperature: the scores are divided by T before softmax or sigmoid, in training alone; more than zero, and there
+            is no T^2.  Default 1.  Defensive distillation (Papernot et al., IEEE S&P 2016) has 20 and more: the
+            trained network then gives scores about T times as large.
 
     Raises:
         HyperParameterError: the setting is outside its range.
         TargetError: a batch has no labels.
 
     >>> Supervised(label_smoothing=0.1)
-    Supervised(label_smoothing=0.1, sigmoid=False)
+    Supervised(label_smoothing=0.1, sigmoid=False, temperature=1.0)
     """
 
     label_smoothing: float = 0.0
     sigmoid: bool = False
+    temperature: float = 1.0
 
     presets: ClassVar[Presets] = {
         "paper": {"label_smoothing": 0.1},  # Szegedy et al. (CVPR 2016), section 7: epsilon on ImageNet
@@ -54,6 +58,7 @@ class Supervised:
         require(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "in [0, 1)")
         if self.sigmoid:
             require(self.label_smoothing == 0, "label_smoothing", self.label_smoothing, "0 with sigmoid scores")
+        require_temperature(self.temperature)
 
     def phases(self, cast: Cast) -> Sequence[Phase]:
         """One phase, "train", with the term "ce", or "bce" for sigmoid scores."""
@@ -64,7 +69,7 @@ class Supervised:
                 raise TargetError(
                     "this batch has no labels (its targets are None), and supervised training learns from nothing else"
                 )
-            logits = models["student"](batch.inputs).logits
+            logits = models["student"](batch.inputs).logits / self.temperature
             if self.sigmoid:
                 terms = {"bce": Term(losses.sigmoid_cross_entropy(logits, batch.targets))}
             else:

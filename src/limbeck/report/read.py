@@ -46,10 +46,11 @@ class Stage:
     """One training stage of a run, with its repetitions.
 
     Attributes:
-        name, kind: "train" or "distill" (or what a newer limbeck adds).
+        name, kind: "train", "distill", "together", "peer" or "ensemble" (or what a newer limbeck adds).
         network: the network that was trained, by name.
         model: the blueprint or earlier result that it started from.
-        teacher: the model that taught it, or None.
+        teachers: the models that taught it.
+        members: the networks that an ensemble averages.
         method, training: plain data, as in the recipe.
         cost: "parameters", "macs", "bytes" and "latency", as far as they are known.
         runs: by seed.
@@ -59,13 +60,24 @@ class Stage:
     kind: str = "train"
     network: str = ""
     model: str | None = None
-    teacher: str | None = None
+    teachers: tuple[str, ...] = ()
+    members: tuple[str, ...] = ()
     method: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     rows: int | None = None
     per_seed: bool = True
     cost: Mapping[str, Any] = field(default_factory=dict)
     runs: tuple[SeedRun, ...] = ()
+
+    @property
+    def teacher(self) -> str | None:
+        """The model that taught it, where it is one."""
+        return self.teachers[0] if len(self.teachers) == 1 else None
+
+    @property
+    def taught(self) -> bool:
+        """Whether it learnt from other networks: from teachers, or beside its peers."""
+        return bool(self.teachers) or self.kind in ("together", "peer")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,6 +197,11 @@ def _text(value: Any) -> str | None:
     return None if value is None else str(value)
 
 
+def _names(value: Any) -> tuple[str, ...]:
+    """One name, a list of them, or none."""
+    return tuple(map(str, value)) if isinstance(value, list) else () if value is None else (str(value),)
+
+
 def _there(folder: Path) -> str:
     names = sorted(p.name + ("/" if p.is_dir() else "") for p in folder.iterdir())
     shown = ", ".join(names[:12]) + (f", ... ({len(names)} in all)" if len(names) > 12 else "")
@@ -216,7 +233,8 @@ def _stage(raw: Mapping[str, Any], folder: Path) -> Stage:
         kind=str(raw.get("kind", "train")),
         network=str(raw.get("network") or ""),
         model=_text(raw.get("student") or raw.get("model")),
-        teacher=_text(raw.get("teacher")),
+        teachers=_names(raw.get("teacher")),
+        members=_names(raw.get("members")),
         method=_mapping(raw.get("method")),
         training=_mapping(raw.get("training")),
         rows=None if rows is None else int(rows),

@@ -165,12 +165,18 @@ def _difference(
 
 
 def _students(run: Run) -> set[str | None]:
-    return {stage.model for stage in run.stages if stage.teacher}
+    return {stage.model for stage in run.stages if stage.taught}
 
 
 def _common_teacher(run: Run) -> str | None:
-    teachers = {stage.teacher for stage in run.stages if stage.teacher}
+    teachers = {teacher for stage in run.stages for teacher in stage.teachers}
     return teachers.pop() if len(teachers) == 1 else None
+
+
+def _rivals(run: Run, stage: Stage) -> bool:
+    """Whether a stage competes with the baseline: it was taught, or is the plain student, or is made of such."""
+    taught = {other.name for other in run.stages if other.taught}
+    return stage.taught or stage.model in _students(run) or bool(taught.intersection(stage.members))
 
 
 def measure(run: Run) -> tuple[Measured, ...]:
@@ -196,7 +202,7 @@ def measure(run: Run) -> tuple[Measured, ...]:
     ]
     for name, stage in names.items():
         rival = run.baseline if run.baseline in names and run.baseline != name else None
-        compared = rival is not None and (stage.teacher is not None or stage.model in _students(run))
+        compared = rival is not None and _rivals(run, stage)
         found.append(
             Measured(
                 name=name,
@@ -301,7 +307,7 @@ def row(m: Measured, everything: Mapping[str, Measured], decimals: int, baseline
     network = stage.network if stage else m.network
     accuracy, ece = _accuracy(m, decimals), m.summary("ece")
     agreement = summarise(m.agreement.values()) if m.agreement else None
-    taught = f"taught by {stage.teacher}" if stage and stage.teacher else ""
+    taught = f"taught by {', '.join(stage.teachers)}" if stage and stage.teachers else ""
     rows = f"on {stage.rows:,} rows" if stage and stage.rows else ""
     return (
         Cell(m.name, ", ".join(t for t in (taught, rows) if t), m.name),
@@ -331,7 +337,7 @@ def cautions(run: Run, measured: Sequence[Measured]) -> tuple[str, ...]:
     shared = [
         m.name
         for m in measured
-        if not (m.stage and m.stage.per_seed) and any(o.stage and o.stage.teacher == m.name for o in measured)
+        if not (m.stage and m.stage.per_seed) and any(o.stage and m.name in o.stage.teachers for o in measured)
     ]
     if shared and max(ns, default=1) > 1:
         found.append(

@@ -38,7 +38,7 @@ def headline(run: Run, measured: Sequence[Measured]) -> Measured | None:
     Choosing by the test part would make the winner's test figure too good.
     """
     ready = [m for m in measured if m.summary("accuracy")]
-    distilled = [m for m in ready if m.stage and m.stage.teacher]
+    distilled = [m for m in ready if m.stage and m.stage.taught]
     if distilled:
         return max(distilled, key=lambda m: _validated(run, m))
     trained = [m for m in ready if m.difference] or [m for m in ready if m.stage] or ready
@@ -84,7 +84,7 @@ def _compared(m: Measured, rival: Measured, decimals: int) -> tuple[str, str]:
 
 
 def _further(measured: Sequence[Measured], chosen: Measured) -> str:
-    compared = [m for m in measured if m.difference and m.stage and m.stage.teacher]
+    compared = [m for m in measured if m.difference and m.stage and m.stage.taught]
     if len(compared) < 2:
         return ""
     groups: dict[str, list[str]] = {}

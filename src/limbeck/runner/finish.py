@@ -14,15 +14,15 @@ from limbeck import record
 from limbeck.compress import cost as costs
 from limbeck.engine import exhibits
 from limbeck.engine.evaluate import metrics
-from limbeck.recipe import Distill, Evaluate
-from limbeck.runner.shelf import Trained, Work, student_of
+from limbeck.recipe import Evaluate, Fitted, Result, Stage, Train, cast_of, teachers_of
+from limbeck.runner.shelf import Work
 from limbeck.runner.stages import cost_of
 
 
 def finish(work: Work) -> None:
     """Everything that compares the networks of a run with each other; done only by the leader."""
     seed = work.recipe.seeds[0]
-    stages = [s for s in work.recipe.stages if not isinstance(s, Evaluate)]
+    stages = [s for s in work.recipe.plan if not isinstance(s, Evaluate)]
     _given(work, seed)
     _latency(work, stages, seed)
     if not (work.folder / "exhibits.json").exists():
@@ -43,7 +43,7 @@ def _given(work: Work, seed: int) -> None:
             }
 
 
-def _latency(work: Work, stages: list[Trained], seed: int) -> None:
+def _latency(work: Work, stages: list[Result], seed: int) -> None:
     """Time every architecture of the run, one after the other in turn, and put the figures beside the other costs."""
     lines = {line["name"]: line for line in work.record["stages"]}
     given = work.record["models"]
@@ -51,8 +51,9 @@ def _latency(work: Work, stages: list[Trained], seed: int) -> None:
     if all(cost.get("latency") for cost in costs_of.values()):
         return
     work.say("measuring latency, one thread, networks in turn ...")
-    end = len(work.recipe.stages)
-    origins = {s.name: work.blueprint(student_of(s), work.recipe.stages.index(s))[0] for s in stages}
+    end = len(work.recipe.plan)
+    # Networks of one blueprint are timed once; so are ensembles of the same blueprints.
+    origins = {s.name: " + ".join(work.origins(s.name, work.position(s) + 1)) for s in stages}
     networks: dict[str, nn.Module] = {name: work.model(name, 0, seed).to(work.team.device) for name in given}
     for name, origin in origins.items():
         if origin not in networks:
@@ -63,9 +64,9 @@ def _latency(work: Work, stages: list[Trained], seed: int) -> None:
         cost["latency"] = asdict(measured[origins.get(name, name)])
 
 
-def _exhibits(work: Work, stages: list[Trained], seed: int) -> dict[str, Any]:
-    end, data = len(work.recipe.stages), work.data
-    teachers = list(dict.fromkeys(s.teacher for s in stages if isinstance(s, Distill)))
+def _exhibits(work: Work, stages: list[Result], seed: int) -> dict[str, Any]:
+    end, data = len(work.recipe.plan), work.data
+    teachers = list(dict.fromkeys(teacher for s in stages for teacher in teachers_of(s)))
     shown = list(dict.fromkeys([*teachers, *(s.name for s in stages)]))
     targets, classes = data.test.labels.cpu(), len(data.classes)
     logits = {name: work.test_logits(name, end, seed) for name in shown}
@@ -73,7 +74,7 @@ def _exhibits(work: Work, stages: list[Trained], seed: int) -> dict[str, Any]:
     part = data.test.take(torch.tensor(chosen))
     batch = next(iter(work.loader(part, len(chosen), 0, False, vary=False).evaluation()))
     compared = [n for n in shown if n in teachers or n == work.record["baseline"]]
-    compared += [s.name for s in stages if isinstance(s, Distill) and s.name not in compared]
+    compared += [s.name for s in stages if _learns_from_networks(s) and s.name not in compared]
     models = {name: work.model(name, end, seed).to(work.team.device) for name in compared}
     tapped = _tapped(work, stages, compared)
     return {
@@ -94,16 +95,21 @@ def _exhibits(work: Work, stages: list[Trained], seed: int) -> dict[str, Any]:
     }
 
 
-def _tapped(work: Work, stages: list[Trained], names: list[str]) -> dict[str, list[str]]:
+def _learns_from_networks(stage: Stage) -> bool:
+    return not isinstance(stage, Train)
+
+
+def _tapped(work: Work, stages: list[Result], names: list[str]) -> dict[str, list[str]]:
     """The layers that methods looked at, for each network that has them: teachers, students, and the plain student."""
     found: dict[str, list[str]] = {name: [] for name in names}
     lines = {line["name"]: line for line in work.record["stages"]}
     for stage in stages:
         plain = work.record["baseline"]
         same = plain in found and lines[plain]["network"] == lines[stage.name]["network"]
+        cast = {role: [name] for role, name in cast_of(stage).items()} if isinstance(stage, Fitted) else {}
         for phase in (phase for r in lines[stage.name]["runs"] for phase in r["phases"]):
             seen = phase.get("taps", {})
-            users = {"student": [stage.name, *([plain] if same else [])], "teacher": [getattr(stage, "teacher", "")]}
+            users = {**cast, "student": [stage.name, *([plain] if same else [])]}
             for role, layers in seen.items():
                 for name in users.get(role, ()):
                     if name in found:

@@ -17,15 +17,9 @@ from limbeck.engine.randomness import own_random_numbers, seed_everything
 from limbeck.engine.team import Team
 from limbeck.errors import LimbeckError
 from limbeck.models import build, load_weights
+from limbeck.models.ensemble import Ensemble as Average
 from limbeck.phase import seed_for
-from limbeck.recipe import Distill, Evaluate, Model, Recipe, Train
-
-Trained = Train | Distill
-
-
-def student_of(stage: Trained) -> str:
-    """Which model a stage trains."""
-    return stage.model if isinstance(stage, Train) else stage.student
+from limbeck.recipe import Ensemble, Evaluate, Model, Recipe, Result, student_of
 
 
 @dataclass
@@ -43,40 +37,61 @@ class Work:
 
     # -- the shelf ---------------------------------------------------------------------------------
 
-    def place(self, stage: Trained, seed: int) -> Path:
+    def place(self, stage: Result, seed: int) -> Path:
         """The folder of a stage's repetition."""
         return Path("stages") / stage.name / f"seed-{self.seed_of(stage, seed)}"
 
-    def seed_of(self, stage: Trained, seed: int) -> int:
+    def seed_of(self, stage: Result, seed: int) -> int:
         return seed if stage.per_seed else self.recipe.seeds[0]
 
-    def source(self, name: str, before: int) -> Trained | Model:
+    def source(self, name: str, before: int) -> Result | Model:
         """What a name means to the stage at position ``before``: the newest result under it, else the blueprint."""
-        for stage in reversed(self.recipe.stages[:before]):
+        for stage in reversed(self.recipe.plan[:before]):
             if stage.name == name and not isinstance(stage, Evaluate):
                 return stage
         return self.recipe.models[name]
 
-    def blueprint(self, name: str, before: int) -> tuple[str, Model]:
-        """The blueprint that a model descends from, with its name."""
+    def position(self, stage: Result) -> int:
+        """Where in the plan a stage is."""
+        return self.recipe.plan.index(stage)
+
+    def origins(self, name: str, before: int) -> tuple[str, ...]:
+        """The blueprints that a model descends from: one, or those of an ensemble's members."""
         found = self.source(name, before)
         if isinstance(found, Model):
-            return name, found
-        return self.blueprint(student_of(found), self.recipe.stages.index(found))
+            return (name,)
+        here = self.position(found)
+        names = found.members if isinstance(found, Ensemble) else (student_of(found),)
+        return tuple(origin for one in names for origin in self.origins(one, here))
 
-    def model(self, name: str, before: int, seed: int) -> nn.Module:
-        """The network that a name means to the stage at position ``before``, in this repetition."""
-        origin, blueprint = self.blueprint(name, before)
+    def architecture(self, name: str, before: int) -> str:
+        """What kind of network a model is, as people call it: "resnet8", or "ensemble of resnet8, resnet8"."""
+        networks = [self.recipe.models[origin].name for origin in self.origins(name, before)]
+        return networks[0] if len(networks) == 1 else f"ensemble of {', '.join(networks)}"
+
+    def model(self, name: str, before: int, seed: int, init: str = "") -> nn.Module:
+        """The network that a name means to the stage at position ``before``, in this repetition.
+
+        Args:
+            init: which random weights a blueprint starts from; see `limbeck.recipe.Train`.
+        """
+        found = self.source(name, before)
+        if isinstance(found, Model):
+            return self._blueprint(name, found, seed, init)
+        here, seed = self.position(found), self.seed_of(found, seed)
+        if isinstance(found, Ensemble):
+            return Average([self.model(member, here, seed) for member in found.members], averaging=found.averaging)
+        model = self.model(student_of(found), here, seed)
+        load_weights(model, self.folder / self.place(found, seed) / "last.safetensors")
+        return model
+
+    def _blueprint(self, name: str, blueprint: Model, seed: int, init: str) -> nn.Module:
         options = {"classes": len(self.data.classes), "in_channels": self.data.shape[0], "size": self.data.shape[1]}
         with own_random_numbers():
-            seed_everything(seed_for(seed, "model", origin))
+            seed_everything(seed_for(seed, "model", name, *([init] if init else [])))
             model = build(blueprint.name, **{**options, **blueprint.options})
-        found = self.source(name, before)
-        if isinstance(found, Model):
-            if blueprint.weights:
-                load_weights(model, blueprint.weights)
-        else:
-            load_weights(model, self.folder / self.place(found, seed) / "last.safetensors")
+        if blueprint.weights:
+            load_weights(model, blueprint.weights)
         return model
 
     def identity(self, name: str, before: int, seed: int) -> str:

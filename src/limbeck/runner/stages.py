@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from limbeck import record
 from limbeck.compress import cost as costs
@@ -17,33 +18,55 @@ from limbeck.engine.loop import fit
 from limbeck.engine.progress import watch_for
 from limbeck.engine.roles import Stop
 from limbeck.errors import NonFiniteError
-from limbeck.models import save_weights
-from limbeck.recipe import Distill, Evaluate, Model
-from limbeck.runner.shelf import Trained, Work, student_of
+from limbeck.models import load_weights, save_weights
+from limbeck.models.ensemble import Ensemble as Average
+from limbeck.recipe import Ensemble, Evaluate, Fitted, Model, Peer, Result, Stage, Together, cast_of, teachers_of
+from limbeck.runner.shelf import Work
 
 
-def train(work: Work, index: int, stage: Trained, seed: int, stop: Stop) -> None:
-    """One repetition of a training stage, unless it is done; its line goes into the record."""
+def perform(work: Work, index: int, stage: Stage, seed: int, stop: Stop) -> None:
+    """One repetition of one stage of the plan, unless it is done; its line goes into the record."""
+    if isinstance(stage, Evaluate):
+        evaluate(work, index, stage, seed)
+        return
     if not stage.per_seed and seed != work.recipe.seeds[0]:
         return
-    place = work.folder / work.place(stage, seed)
-    line = work.record["stages"][index]
-    _, blueprint = work.blueprint(student_of(stage), index)
-    line["network"] = blueprint.name
-    done = record.read_json(place / "result.json")
-    if done is not None and (place / "last.safetensors").exists():
-        line["runs"].append(done)
-        if not line["cost"]:
-            line["cost"] = cost_of(work, work.model(student_of(stage), index, seed))
-        return
+    place, line = work.folder / work.place(stage, seed), work.record["stages"][index]
+    line["network"] = work.architecture(stage.name, index + 1)
+    found = record.read_json(place / "result.json")
+    if found is None or not (place / "last.safetensors").exists():
+        found = _done(work, index, stage, seed, stop)
+    line["runs"].append(found)
+    if not line["cost"]:
+        line["cost"] = cost_of(work, work.model(stage.name, index + 1, seed))
+
+
+def _done(work: Work, index: int, stage: Result, seed: int, stop: Stop) -> dict[str, Any]:
+    """Do it: train, or gather what was trained; weights and result are in the stage's folder then."""
+    if isinstance(stage, Ensemble):
+        model = Average([work.model(member, index, seed) for member in stage.members], averaging=stage.averaging)
+        return _keep(work, stage, seed, model, {})
+    if isinstance(stage, Peer):
+        first = next(s for s in work.recipe.plan if s.name == stage.of and isinstance(s, Together))
+        place = work.folder / work.place(first, seed)
+        model = work.model(stage.student, index, seed)
+        load_weights(model, place / f"peer{stage.place}.safetensors")
+        told = record.read_json(place / "result.json") or {}
+        return _keep(
+            work, stage, seed, model, {key: told.get(key) for key in ("epochs", "seconds", "images", "rows", "phases")}
+        )
+    return train(work, index, stage, seed, stop)
+
+
+def train(work: Work, index: int, stage: Fitted, seed: int, stop: Stop) -> dict[str, Any]:
+    """One repetition of a stage in which something is trained."""
     training = stage.training
     if training.precision == "bf16" and work.team.device.type == "cpu" and not _has_amx():
         work.note("bf16 on a processor without AMX is likely slower than fp32 (training.precision)")
-    models = {"student": _synchronised(work, work.model(student_of(stage), index, seed))}
-    if isinstance(stage, Distill):
-        models["teacher"] = work.model(stage.teacher, index, seed)
+    models = _cast(work, index, stage, seed)
     rows = work.data.train if stage.rows is None else subset(work.data.train, stage.rows, seed)
     title = stage.name if len(work.recipe.seeds) == 1 or not stage.per_seed else f"{stage.name} (seed {seed})"
+    place = work.folder / work.place(stage, seed)
 
     def validate(model: nn.Module) -> dict[str, float]:
         measured = metrics(*work.predict(model, work.data.validation, training.precision, training.channels_last))
@@ -63,12 +86,11 @@ def train(work: Work, index: int, stage: Trained, seed: int, stop: Stop) -> None
         watch=watch_for(work.console, title, work.quiet or not work.team.leads),
         stop=stop,
     )
-    student = models["student"]
-    test, targets = work.predict(student, work.data.test)
-    found = {
-        "seed": seed,
-        "status": "done",
-        "folder": str(work.place(stage, seed)),
+    if work.team.leads:
+        for role in list(models)[1:]:
+            if role.startswith("peer"):
+                save_weights(models[role], place / f"{role}.safetensors")
+    told = {
         "epochs": result.epochs,
         "seconds": round(result.seconds, 2),
         "images": result.images,
@@ -76,22 +98,65 @@ def train(work: Work, index: int, stage: Trained, seed: int, stop: Stop) -> None
         "phases": result.phases,
         "before": {"validation": result.before},
         "best": result.best,
+    }
+    teachers = [work.test_logits(teacher, index, seed) for teacher in teachers_of(stage)]
+    return _keep(work, stage, seed, models["student"], told, teachers)
+
+
+def _cast(work: Work, index: int, stage: Fitted, seed: int) -> dict[str, nn.Module]:
+    """The networks of a stage by role."""
+    models = {}
+    for place, (role, name) in enumerate(cast_of(stage).items()):
+        learns = not role.startswith("teacher")
+        init = _drawn(stage, place, name) if isinstance(stage, Together) else stage.init
+        model = work.model(name, index, seed, init if learns else "")
+        models[role] = _synchronised(work, model) if learns else model
+    return models
+
+
+def _drawn(stage: Together, place: int, student: str) -> str:
+    """Networks that start from one blueprint start from different weights: equal ones would stay equal for ever."""
+    before = stage.students[:place].count(student)
+    return f"{stage.init}/{before + 1}" if before else stage.init
+
+
+def _keep(
+    work: Work, stage: Result, seed: int, model: nn.Module, told: Mapping[str, Any], teachers: Sequence[Tensor] = ()
+) -> dict[str, Any]:
+    """Measure what a stage left, and put weights and result into its folder, the result last."""
+    title, place = f"{stage.name} (seed {seed})", work.folder / work.place(stage, seed)
+    model = model.to(work.team.device)
+    test, targets = work.predict(model, work.data.test)
+    found = {
+        "seed": seed,
+        "status": "done",
+        "folder": str(work.place(stage, seed)),
+        "epochs": None,
+        "seconds": None,
+        "images": None,
+        "rows": None,
+        "phases": [],
+        "before": {"validation": None},
+        "best": None,
+        **told,
         "last": {
-            "validation": _finite(metrics(*work.predict(student, work.data.validation)), title, "validation"),
+            "validation": _finite(metrics(*work.predict(model, work.data.validation)), title, "validation"),
             "test": _finite(metrics(test, targets), title, "test"),
         },
-        "agreement": None,
+        "agreement": {"test": agreement(test, _mean(teachers))} if teachers else None,
     }
-    if isinstance(stage, Distill):
-        found["agreement"] = {"test": agreement(test, work.test_logits(stage.teacher, index, seed))}
     if work.team.leads:
-        save_weights(student, place / "last.safetensors")
+        place.mkdir(parents=True, exist_ok=True)
+        save_weights(model, place / "last.safetensors")
         record.write_json(place / "result.json", found)
         (place / "checkpoint.safetensors").unlink(missing_ok=True)
     work.team.wait()
-    if not line["cost"]:
-        line["cost"] = cost_of(work, student)
-    line["runs"].append(found)
+    return found
+
+
+def _mean(logits: Sequence[Tensor]) -> Tensor:
+    """The scores of several teachers as one's: the mean of their probabilities."""
+    return logits[0] if len(logits) == 1 else torch.stack([scores.softmax(-1) for scores in logits]).mean(0)
 
 
 def _finite(measured: dict[str, float], title: str, part: str) -> dict[str, float]:
@@ -134,7 +199,7 @@ def evaluate(work: Work, index: int, stage: Evaluate, seed: int) -> None:
     names = stage.models or tuple(
         dict.fromkeys(
             [n for n, m in work.recipe.models.items() if m.weights]
-            + [s.name for s in work.recipe.stages[:index] if not isinstance(s, Evaluate)]
+            + [s.name for s in work.recipe.plan[:index] if not isinstance(s, Evaluate)]
         )
     )
     results = work.record["stages"][index]["results"]

@@ -19,11 +19,11 @@ from limbeck.data import load
 from limbeck.data.images import Splits
 from limbeck.engine.team import Team, fabric_for, member
 from limbeck.errors import Interrupted, LimbeckError
-from limbeck.recipe import Evaluate, Machine, Recipe, Train, baseline_of
+from limbeck.recipe import Ensemble, Evaluate, Machine, Recipe, Stage, baseline_of, student_of, teachers_of
 from limbeck.runner.finish import finish
-from limbeck.runner.shelf import Work, student_of
+from limbeck.runner.shelf import Work
 from limbeck.runner.signals import passing_on_interrupts, stoppable
-from limbeck.runner.stages import evaluate, train
+from limbeck.runner.stages import perform
 
 
 def work_through(team: Team, recipe: Recipe, folder: Path, machine: Machine, quiet: bool, command: str) -> str | None:
@@ -43,11 +43,8 @@ def work_through(team: Team, recipe: Recipe, folder: Path, machine: Machine, qui
                 work.note(note)
             work.write()
             for seed in recipe.seeds:
-                for index, stage in enumerate(recipe.stages):
-                    if isinstance(stage, Evaluate):
-                        evaluate(work, index, stage, seed)
-                    else:
-                        train(work, index, stage, seed, stop)
+                for index, stage in enumerate(recipe.plan):
+                    perform(work, index, stage, seed, stop)
                     work.write()
             if team.leads:
                 finish(work)
@@ -93,27 +90,28 @@ def _work_together(fabric: Any, **arguments: Any) -> str | None:
         os._exit(1)
 
 
+def _line(stage: Stage, cost: Mapping[str, Any]) -> dict[str, Any]:
+    """The line of a stage in the record, before it has run."""
+    line = {**config.to_plain(stage), "name": stage.name, "kind": type(stage).__name__.lower()}
+    if isinstance(stage, Evaluate):
+        return line | {"split": stage.split, "results": {}}
+    method = line.get("method")
+    if isinstance(method, (str, list)):
+        line["method"] = {"kind": method} if isinstance(method, str) else {"kind": "sum", "methods": method}
+    teachers = teachers_of(stage)
+    return line | {
+        "model": None if isinstance(stage, Ensemble) else student_of(stage),
+        "teacher": teachers[0] if len(teachers) == 1 else list(teachers) or None,
+        "cost": cost,
+        "runs": [],
+    }
+
+
 def begin(
     recipe: Recipe, data: Splits, machine: Machine, command: str, team: Team, kept: Mapping[str, Any]
 ) -> dict[str, Any]:
-    stages: list[dict[str, Any]] = []
-    plain = config.to_data(recipe)["stages"]
     before = {s.get("name"): s for s in kept.get("stages", [])}
-    for stage, said in zip(recipe.stages, plain, strict=True):
-        line = {**said, "name": stage.name}
-        if isinstance(line.get("method"), str):
-            line["method"] = {"kind": line["method"]}
-        if isinstance(stage, Evaluate):
-            line |= {"kind": "evaluate", "split": stage.split, "results": {}}
-        else:
-            line |= {
-                "kind": "train" if isinstance(stage, Train) else "distill",
-                "model": student_of(stage),
-                "teacher": getattr(stage, "teacher", None),
-                "cost": before.get(stage.name, {}).get("cost", {}),
-                "runs": [],
-            }
-        stages.append(line)
+    stages = [_line(stage, before.get(stage.name, {}).get("cost", {})) for stage in recipe.plan]
     return {
         "format": record.FORMAT,
         "name": recipe.name,

@@ -1,0 +1,137 @@
+"""Courses from Python: the lessons one after the other, on networks that are handed from one to the next."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from torch import nn
+
+from limbeck.api.fitting import Job, cost_of, hang, perform
+from limbeck.api.outcome import Record
+from limbeck.course import STUDENT, TEACHER, Course, Gathering, Lesson, is_taught, lessons_of
+from limbeck.engine.randomness import own_random_numbers, seed_everything
+from limbeck.errors import HyperParameterError, NameUnknown, unknown
+from limbeck.models.ensemble import Ensemble
+from limbeck.phase import seed_for
+from limbeck.taps import original
+
+
+def perform_course(
+    job: Job,
+    course: Course,
+    student: nn.Module,
+    teachers: Sequence[nn.Module],
+    others: Mapping[str, nn.Module],
+    fresh: Callable[[], nn.Module] | None,
+) -> Record:
+    """Run the lessons of a course; what they leave hangs on the student, as ``lessons``, by name.
+
+    Args:
+        job: as for one training; each lesson but the last keeps its things in a folder of its own below.
+        course: what to do.
+        student: the network of the last lesson, and the pattern of the others.
+        teachers: the stage's own.
+        others: further networks that lessons name.
+        fresh: makes a network like the student with weights of its own; None: the student's own parts draw new ones.
+
+    Raises:
+        HyperParameterError: the course needs a teacher and has none, or the other way round; or a network cannot draw
+            new weights.
+        NameUnknown: a lesson names a network that is not there.
+    """
+    _require_cast(course, teachers)
+    blank = copy.deepcopy(original(student))
+    shelf: dict[str, nn.Module] = {}
+    records: dict[str, Record] = {}
+    for part in lessons_of(course):
+        if isinstance(part, Gathering):
+            shelf[part.name] = Ensemble([shelf[name[1:]] for name in part.members], averaging=part.averaging)
+            records[part.name] = _measured(job, part, shelf[part.name])
+            continue
+        network = _network(job, part, student, blank, others, fresh)
+        taught_by = [one for name in part.teachers for one in _teachers(name, teachers, shelf, others)]
+        roles = ["teacher"] if len(taught_by) == 1 else [f"teacher{k}" for k in range(1, len(taught_by) + 1)]
+        records[part.name] = perform(
+            job.lesson(part.name), part.method, {"student": network, **dict(zip(roles, taught_by))}
+        )
+        shelf[part.name] = network
+    record = replace(records.pop(""), lessons=records)
+    shelf.pop("")
+    hang(student, record=record, lessons=shelf)
+    return record
+
+
+def redraw(model: nn.Module, seed: int) -> None:
+    """New random weights, in place, by the model's own parts.
+
+    Raises:
+        HyperParameterError: a part has parameters and no ``reset_parameters``.
+    """
+    with own_random_numbers():
+        seed_everything(seed)
+        for name, part in model.named_modules():
+            reset = getattr(part, "reset_parameters", None)
+            if callable(reset):
+                reset()
+            elif next(part.parameters(recurse=False), None) is not None:
+                raise HyperParameterError(
+                    f"part {name or 'the model itself'!r} ({type(part).__name__}) cannot draw new weights: it has parameters and no "
+                    "reset_parameters(); give fresh=, a function that makes a new network"
+                )
+
+
+def _require_cast(course: Course, teachers: Sequence[nn.Module]) -> None:
+    title = type(course).__name__
+    if is_taught(course) and not teachers:
+        raise HyperParameterError(f"{title} learns from a teacher; use limbeck.distill, which takes one")
+    if teachers and not is_taught(course):
+        raise HyperParameterError(f"{title} trains its own teacher; use limbeck.train, which takes none")
+
+
+def _network(
+    job: Job,
+    lesson: Lesson,
+    student: nn.Module,
+    blank: nn.Module,
+    others: Mapping[str, nn.Module],
+    fresh: Callable[[], nn.Module] | None,
+) -> nn.Module:
+    """The network that a lesson trains."""
+    if lesson.student != STUDENT:
+        if lesson.student not in others:
+            raise NameUnknown(unknown("network", lesson.student, others, "models="))
+        return others[lesson.student]
+    seed = seed_for(job.seed, job.name, "fresh", lesson.name or "last")
+    if fresh is not None and lesson.fresh:
+        with own_random_numbers():
+            seed_everything(seed)
+            made = fresh()
+        if not lesson.name:
+            student.load_state_dict(made.state_dict())
+            return student
+        return made
+    network = student if not lesson.name else copy.deepcopy(blank)
+    if lesson.fresh:
+        redraw(original(network), seed)
+    return network
+
+
+def _teachers(
+    name: str, teachers: Sequence[nn.Module], shelf: Mapping[str, nn.Module], others: Mapping[str, nn.Module]
+) -> Sequence[nn.Module]:
+    if name == TEACHER:
+        return teachers
+    if name.startswith("."):
+        return (shelf[name[1:]],)
+    if name not in others:
+        raise NameUnknown(unknown("network", name, others, "models="))
+    return (others[name],)
+
+
+def _measured(job: Job, part: Gathering, model: nn.Module) -> Record:
+    """The record of an ensemble: nothing was trained."""
+    after = {} if job.tests is None else {"student": job.measure(model.to(job.team.device), job.tests)[1]}
+    cost = cost_of({"student": model}, job.loader, job.team)
+    return Record(method=repr(part), seed=job.seed, epochs=0, seconds=0.0, cost=cost, after=after)

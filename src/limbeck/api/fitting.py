@@ -1,0 +1,189 @@
+"""One training from Python: measure, train, measure, keep."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from limbeck import record as files
+from limbeck.api.batches import Batches
+from limbeck.api.outcome import Record
+from limbeck.compress import cost as costs
+from limbeck.engine.evaluate import agreement, metrics, predictions
+from limbeck.engine.loop import fit, identity
+from limbeck.engine.progress import watch_for
+from limbeck.engine.randomness import own_random_numbers, seed_everything
+from limbeck.engine.roles import Fit, Stop
+from limbeck.engine.team import Team
+from limbeck.errors import RunFolderError
+from limbeck.models.weights import load_weights, save_weights
+from limbeck.phase import Method, seed_for
+from limbeck.settings import Training
+from limbeck.taps import original
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """Everything about a training but its networks and its method.
+
+    Attributes:
+        loader, tests, held: batches to train on, to measure on, and to choose by.
+        training, seed, team: how, and where.
+        folder: where to keep it, or None.
+        quiet: print nothing.
+        name: part of the seeds; "distill", and for a course's lessons their own.
+    """
+
+    loader: Batches
+    tests: Batches | None
+    held: Batches | None
+    training: Training
+    seed: int
+    team: Team
+    folder: Path | None
+    quiet: bool
+    name: str = "distill"
+
+    def lesson(self, name: str) -> Job:
+        """The same for a lesson of a course; the last lesson has no name of its own."""
+        if not name:
+            return self
+        folder = None if self.folder is None else self.folder / name
+        return replace(self, folder=folder, name=f"{self.name}.{name}")
+
+    def measure(self, model: nn.Module, batches: Batches) -> tuple[tuple[Tensor, Any], dict[str, float]]:
+        """Scores with their targets, and the metrics."""
+        layout = {"precision": self.training.precision, "channels_last": self.training.channels_last}
+        logits, targets = predictions(model, batches.epoch(0), device=self.team.device, **layout)
+        return (logits, targets), metrics(logits, targets)
+
+
+def perform(job: Job, method: Method, models: Mapping[str, nn.Module]) -> Record:
+    """Train the networks in place, and hang the record on each that was trained."""
+    with own_random_numbers(), nullcontext() if job.folder is None else files.locked(job.folder):
+        seed_everything(seed_for(job.seed, job.name, "measure"))  # the loaders of the user draw from global numbers
+        record = _fit(job, method, models)
+    for role in learners(models):
+        hang(models[role], record=record)
+    return record
+
+
+def hang(model: nn.Module, **values: Any) -> None:
+    """Attributes on the module itself, not among its parts: neither state_dict nor parameters see them."""
+    for name, value in values.items():
+        for module in {id(m): m for m in (model, original(model))}.values():
+            object.__setattr__(module, name, value)
+
+
+def learners(models: Mapping[str, nn.Module]) -> list[str]:
+    """The roles that are trained."""
+    return [role for role in models if not role.startswith("teacher")]
+
+
+def _fit(job: Job, method: Method, models: Mapping[str, nn.Module]) -> Record:
+    bare = {role: original(model).to(job.team.device) for role, model in models.items()}
+    student, folder, tests = bare["student"], job.folder, job.tests
+    key = identity(job.name, job.seed, method, job.training)
+    if folder is not None and (done := _finished(folder, key, bare)) is not None:
+        return done
+    before = {role: job.measure(model, tests)[1] for role, model in bare.items()} if tests is not None else {}
+    held = job.held
+    result = fit(
+        method,
+        models,
+        job.loader,
+        training=job.training,
+        seed=job.seed,
+        name=job.name,
+        team=job.team,
+        folder=folder,
+        validate=None if held is None else lambda model: job.measure(model, held)[1],
+        watch=watch_for(Console(), _title(job, method), job.quiet),
+        stop=Stop(),
+    )
+    after, same = {}, None
+    if tests is not None:
+        seen = {role: job.measure(model, tests) for role, model in bare.items()}
+        after = {role: found for role, (_, found) in seen.items()}
+        if "teacher" in seen:
+            ours, targets = seen["student"][0]
+            theirs = seen["teacher"][0][0]
+            if ours.shape == theirs.shape and ours.ndim <= 2:
+                same = agreement(ours, theirs, independent=targets.ndim == 2)
+    if result.best_state is not None:
+        hang(student, best_state=result.best_state)
+    record = _record(method, job.seed, result, cost_of(bare, job.loader, job.team), before, after, same, job.team)
+    if folder is not None:
+        for role in learners(bare):
+            save_weights(bare[role], folder / _file(role))
+        files.write_json(folder / "record.json", {"identity": key, **asdict(record)})
+        (folder / "checkpoint.safetensors").unlink(missing_ok=True)
+    return record
+
+
+def _title(job: Job, method: Method) -> str:
+    lesson = job.name.partition(".")[2]
+    return f"{type(method).__name__} ({lesson})" if lesson else type(method).__name__
+
+
+def _file(role: str) -> str:
+    return "last.safetensors" if role == "student" else f"{role}.safetensors"
+
+
+def _finished(folder: Path, key: str, models: Mapping[str, nn.Module]) -> Record | None:
+    kept = files.read_json(folder / "record.json")
+    if kept is None:
+        return None
+    if kept.pop("identity", None) != key:
+        raise RunFolderError(f"{folder} holds a training with another method, settings or seed; choose another out")
+    for role in learners(models):
+        load_weights(models[role], folder / _file(role))
+    return Record(**kept)
+
+
+def cost_of(models: Mapping[str, nn.Module], loader: Batches, team: Team) -> dict[str, dict[str, Any]]:
+    """What each network costs on a sample of the first batch."""
+    first = next(iter(loader.epoch(0)))
+    found = {}
+    for role, model in models.items():
+        inputs = first.inputs
+        one = (
+            {k: v[:1].to(team.device) for k, v in inputs.items()}
+            if isinstance(inputs, Mapping)
+            else inputs[:1].to(team.device)
+        )
+        found[role] = asdict(costs.cost(model, one))
+    return found
+
+
+def _record(
+    method: Method,
+    seed: int,
+    result: Fit,
+    cost: dict[str, dict[str, Any]],
+    before: dict[str, dict[str, float]],
+    after: dict[str, dict[str, float]],
+    same: float | None,
+    team: Team,
+) -> Record:
+    return Record(
+        method=repr(method),
+        seed=seed,
+        epochs=result.epochs,
+        seconds=round(result.seconds, 3),
+        phases=result.phases,
+        cost=cost,
+        before=before,
+        after=after,
+        agreement=same,
+        best=result.best,
+        history=[line for line in result.history if line["phase"] != "before"],
+        device=torch.cuda.get_device_name(team.device) if team.device.type == "cuda" else team.device.type,
+    )

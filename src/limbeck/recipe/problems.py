@@ -1,0 +1,191 @@
+"""What is wrong between the parts of a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from limbeck.course import is_course, is_taught
+from limbeck.errors import LimbeckError, unknown
+from limbeck.recipe.plan import Planned, expand
+from limbeck.recipe.stages import (
+    Distill,
+    Ensemble,
+    Evaluate,
+    Fitted,
+    Peer,
+    Stage,
+    Together,
+    Train,
+    student_of,
+    teachers_of,
+)
+
+if TYPE_CHECKING:
+    from limbeck.recipe import Recipe
+
+Path = tuple[str | int, ...]
+Found = list[tuple[Path, str]]
+_LONGEST = 100  # characters of a stage's name; folders may have 255 bytes
+_LETTERS = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.")
+
+
+def show_path(path: Path) -> str:
+    """A place in a recipe, in words.
+
+    >>> show_path(("stages", 1, "method", "temperature"))
+    'stages[1].method.temperature'
+    """
+    text = ""
+    for part in path:
+        word = str(part) if str(part).isprintable() else repr(part)  # no control characters on the terminal
+        text += f"[{part}]" if isinstance(part, int) else f".{word}" if text else word
+    return text
+
+
+@dataclass(frozen=True)
+class _Reference:
+    """A name of a model in a stage: where it stands, and whether it must have been trained."""
+
+    place: Path
+    name: str
+    trained: bool
+
+
+def problems(recipe: Recipe) -> list[tuple[Path, str]]:
+    """What is wrong between the parts of a recipe, each with its place; shapes of networks not looked at."""
+    found: Found = []
+    if not recipe.stages:
+        found.append((("stages",), "a recipe needs at least one stage (train, distill or evaluate)"))
+    if not recipe.seeds:
+        found.append((("seeds",), "a recipe needs at least one seed"))
+    if len(set(recipe.seeds)) != len(recipe.seeds):
+        found.append((("seeds",), f"the same seed twice in {list(recipe.seeds)}: repetitions must differ"))
+    ready = {name for name, model in recipe.models.items() if model.weights}
+    known, seen = set(recipe.models), dict[str, int]()
+    plan, broken = _plan(recipe)
+    found += broken
+    for index, stage in plan:
+        place: Path = ("stages", index)
+        found += _name(stage, place, seen)
+        seen.setdefault(stage.name, index)
+        found += _misplaced(stage, place, recipe, bool(ready))
+        for reference in _references(stage, place, recipe.stages[index]):
+            if reference.name not in known:
+                text = unknown("model", reference.name, sorted(known), "this recipe before that stage")
+                found.append((reference.place, text))
+            elif reference.trained and reference.name not in ready:
+                name = reference.name
+                text = f"{name!r} is untrained here: give models.{name} a 'weights' file, or put a train stage named {name!r} before this one"
+                found.append((reference.place, text))
+        if not isinstance(stage, Evaluate):
+            known.add(stage.name)
+            ready.add(stage.name)
+    trained = [s.name for _, s in plan if not isinstance(s, Evaluate)]
+    if recipe.baseline is not None and recipe.baseline not in trained:
+        found.append((("baseline",), unknown("stage", recipe.baseline, trained, "this recipe")))
+    return list(dict.fromkeys(found))  # the lessons of a course may all have the same fault
+
+
+def _plan(recipe: Recipe) -> tuple[list[Planned], Found]:
+    """The stages that run, and what keeps courses from becoming stages."""
+    plan: list[Planned] = []
+    broken: Found = []
+    for index, stage in enumerate(recipe.stages):
+        try:
+            plan += [Planned(index, part) for part in expand(stage)]
+        except LimbeckError as error:
+            broken.append((("stages", index, "method"), str(error)))
+    return plan, broken
+
+
+def _name(stage: Stage, place: Path, seen: dict[str, int]) -> Iterator[tuple[Path, str]]:
+    """What is wrong with the name of a stage."""
+    where, name = (*place, "name"), stage.name
+    if not name or set(name) - _LETTERS:
+        yield where, f"stage name {name!r}: letters, digits, '_', '-' and '.' only"
+    elif name.startswith(".") or len(name) > _LONGEST:  # it names a folder: never "..", never hidden
+        shown = name if len(name) <= _LONGEST else name[:20] + "..."
+        yield where, f"stage name {shown!r}: at most {_LONGEST} characters, and no '.' in front, as it names a folder"
+    if name in seen:
+        yield where, f"stage name {name!r} is used twice (also by stage {seen[name] + 1})"
+    elif alike := next((other for other in seen if other.lower() == name.lower()), None):
+        yield where, f"stage name {name!r} is {alike!r} but for its case; some systems give both one folder"
+
+
+def _misplaced(stage: Stage, place: Path, recipe: Recipe, anything: bool) -> Iterator[tuple[Path, str]]:
+    """What a stage asks for that makes no sense where it is."""
+    if isinstance(stage, Evaluate):
+        yield from _unmeasurable(stage, place, anything)
+    if isinstance(stage, Distill):
+        for k, teacher in enumerate(stage.teachers):
+            where = (*place, "teacher") if isinstance(stage.teacher, str) else (*place, "teacher", k)
+            if teacher == stage.student:
+                yield (*place, "student"), f"{stage.student!r} is both student and teacher of this stage"
+            if teacher in stage.teachers[:k]:
+                yield where, f"{teacher!r} is there twice; once is enough"
+    if isinstance(stage, Ensemble):
+        for k, member in enumerate(stage.members):
+            if member in stage.members[:k]:
+                yield (*place, "members", k), f"{member!r} is there twice; once is enough"
+    if isinstance(stage, (Train, Distill, Together)):
+        starts = stage.students if isinstance(stage, Together) else (student_of(stage),)
+        written = recipe.stages[int(place[1])]
+        if stage.init and not set(starts) <= set(recipe.models):
+            if isinstance(written, Fitted) and is_course(written.method):
+                key = "model" if isinstance(written, Train) else "student"
+                yield (
+                    (*place, key),
+                    f"{type(written.method).__name__} draws new weights for each lesson; name a blueprint",
+                )
+            else:
+                yield (*place, "init"), "it continues from trained weights, so there are none to draw; leave init out"
+        yield from _course(written, place)
+
+
+def _course(stage: Stage, place: Path) -> Iterator[tuple[Path, str]]:
+    """A course stands in the kind of stage that has what its lessons need."""
+    if not isinstance(stage, Fitted) or not is_course(stage.method):
+        return
+    title = type(stage.method).__name__
+    if isinstance(stage, Together):
+        yield (*place, "method"), f"{title} is several trainings in a row, each of one student; use a distill stage"
+    elif isinstance(stage, Distill) and not is_taught(stage.method):
+        yield (*place, "method"), f"{title} trains its own teacher: use a stage of kind train"
+
+
+def _unmeasurable(stage: Evaluate, place: Path, anything: bool) -> Iterator[tuple[Path, str]]:
+    """What keeps an evaluation from measuring each network once."""
+    if not stage.models and not anything:
+        text = "there is nothing to evaluate: no train or distill stage before this one, and no model with 'weights'"
+        yield (*place, "models"), text
+    for k, name in enumerate(stage.models):
+        if name in stage.models[:k]:
+            yield (*place, "models", k), f"{name!r} is there twice; once is enough"
+
+
+def _references(stage: Stage, place: Path, written: Stage) -> Iterator[_Reference]:
+    """The names of models in a stage of the plan; ``written`` is the stage of the recipe that it comes from."""
+    course = isinstance(written, Fitted) and is_course(written.method)
+    if isinstance(stage, Evaluate):
+        for k, name in enumerate(stage.models):
+            yield _Reference((*place, "models", k), name, True)
+    elif isinstance(stage, Ensemble):
+        for k, name in enumerate(stage.members):
+            yield _Reference((*place, "method") if course else (*place, "members", k), name, True)
+    elif isinstance(stage, Together):
+        for k, name in enumerate(stage.students):
+            yield _Reference((*place, "students", k), name, False)
+    elif isinstance(stage, (Train, Distill)):
+        own = student_of(stage) == student_of(written) if isinstance(written, (Train, Distill)) else True
+        key = "model" if isinstance(stage, Train) else "student"
+        yield _Reference((*place, key) if own else (*place, "method"), student_of(stage), False)
+        for k, name in enumerate(teachers_of(stage)):
+            if course and name not in teachers_of(written):
+                yield _Reference((*place, "method"), name, True)
+            else:
+                one = isinstance(stage, Distill) and isinstance(stage.teacher, str)
+                yield _Reference((*place, "teacher") if one else (*place, "teacher", k), name, True)
+    else:
+        assert isinstance(stage, Peer)  # its stage was looked at
