@@ -99,6 +99,10 @@ class StopAt:
         return self.loader.steps
 
     @property
+    def rows(self):
+        return getattr(self.loader, "rows", None)
+
+    @property
     def seeks(self):
         return getattr(self.loader, "seeks", True)
 
