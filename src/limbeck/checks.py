@@ -16,6 +16,7 @@ from limbeck.data.spec import CIFAR10
 from limbeck.engine.randomness import own_random_numbers, seed_everything
 from limbeck.engine.rehearsal import rehearse
 from limbeck.errors import DataError, HyperParameterError, LimbeckError, NonFiniteError, RecipeError
+from limbeck.methods.assistants import TeacherAssistant
 from limbeck.models import build, load_weights
 from limbeck.models.ensemble import Ensemble as Average
 from limbeck.phase import Batch
@@ -137,6 +138,7 @@ def _stages(
             shelf[stage.name] = shelf[stage.student]
         elif isinstance(stage, Fitted):
             models = _cast(stage, shelf)
+            found += _not_between(recipe.stages[index], models, ("stages", index))
             found += _rehearsed(stage, models, batch, classes, ("stages", index), shape)
             shelf[stage.name] = models["student"]
     return list(dict.fromkeys(found))  # the lessons of a course may all have the same fault
@@ -156,6 +158,17 @@ def _rehearsed(
         text = f"one step of {type(stage.method).__name__} on images of {list(shape)} fails for {cast}: {type(error).__name__}: {error}"
         return [(place, text)]
     return []
+
+
+def _not_between(written: Stage, models: Mapping[str, nn.Module], place: Path) -> list[tuple[Path, str]]:
+    """An assistant that is larger than its teacher, or smaller than its student, is none."""
+    if not isinstance(getattr(written, "method", None), TeacherAssistant) or "teacher" not in models:
+        return []
+    learner, teacher = (sum(p.numel() for p in models[role].parameters()) for role in ("student", "teacher"))
+    if learner <= teacher:
+        return []
+    text = f"{learner:,} parameters would learn from {teacher:,}: along a chain of assistants networks get smaller"
+    return [((*place, "method"), text)]
 
 
 def _wanted(stage: Stage) -> tuple[str, ...]:

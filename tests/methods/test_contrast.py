@@ -360,7 +360,6 @@ def go(method, folder, *, stop_at=None, **training):
     data = Rows()
     if stop_at is not None:
         data = small.StopAt(data, stop, stop_at)
-        data.rows = 24
     settings = Training(
         **{"epochs": 3, "batch_size": 6, "optimizer": Optimizer(lr=0.02), "checkpoint": 1000.0, **training}
     )

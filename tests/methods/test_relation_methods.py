@@ -15,7 +15,8 @@ from torch import nn
 from limbeck import Sum
 from limbeck.errors import HyperParameterError, ShapeError, TapError, TargetError
 from limbeck.methods import CC, KD, PKT, RKD, SimilarityPreserving, preset
-from limbeck.methods.batchwise import WITHIN, last_linear
+from limbeck.methods.batchwise import WITHIN
+from limbeck.methods.heads import last_linear
 from limbeck.settings import Ramp
 from limbeck.taps import look
 

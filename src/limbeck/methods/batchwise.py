@@ -7,6 +7,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from limbeck.errors import TapError
+from limbeck.methods.heads import last_linear
 from limbeck.methods.pairs import Pair
 from limbeck.methods.terms import check_logits, cross_entropy, off, require_targets, soft_targets
 from limbeck.phase import Batch, Cast, Models, Moment, Phase, Term, Update
@@ -76,35 +77,6 @@ def _usual(role: str, model: nn.Module, inputs: Any, layer: Layer) -> str:
             "[batch, channels, height, width]; name the layers: pair=(student layer, teacher layer)"
         )
     return found
-
-
-def last_linear(model: nn.Module, inputs: Any) -> str | None:
-    """The path of the linear layer whose output are the scores, or None where something else gives them."""
-    import torch
-
-    from limbeck import taps
-    from limbeck.phase import logits_of
-
-    model = taps.original(model)
-    runs: list[tuple[str, Tensor]] = []
-
-    def watch(name: str) -> Callable[..., None]:
-        return lambda module, args, output: runs.append((name, output))
-
-    linear = [(name, m) for name, m in model.named_modules() if name and isinstance(m, torch.nn.Linear)]
-    handles = [m.register_forward_hook(watch(name)) for name, m in linear]
-    try:
-        with taps.quiet(model), torch.compiler.set_stance("force_eager"):
-            logits = logits_of(taps.call(model, inputs))
-    finally:
-        for handle in handles:
-            handle.remove()
-    for name, output in reversed(runs):
-        # By its values: a flattening or a change of type may stand between the layer and the scores.
-        same = output.numel() == logits.numel() and torch.equal(output.reshape(-1), logits.reshape(-1).to(output.dtype))
-        if same and [other for other, _ in runs].count(name) == 1:
-            return name
-    return None
 
 
 def distill_batchwise(

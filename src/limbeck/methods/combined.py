@@ -168,6 +168,7 @@ def _merge(parts: Sequence[_Part], hard: Weight | None, *, name: str) -> Phase:
         stops=frozenset(taps) - read,
         eager=frozenset(names[role] for _, phase, names, _ in parts for role in phase.eager),
         optimizers=optimizers,
+        keeps=tuple(names[role] for _, phase, names, _ in parts for role in phase.keeps),
         notes=tuple(f"{title}: {note}" for title, phase, _, _ in parts for note in phase.notes),
     )
 

@@ -1,6 +1,6 @@
 """Turn run folders into the data and the page under docs/results.
 
-    python benchmarks/cifar10/publish.py docs/results/cifar10-resnet8 runs/cifar10-resnet8
+    python benchmarks/publish.py docs/results/cifar10-resnet8 runs/cifar10-resnet8
 
 writes NAME.json (every seed's numbers, curves, versions, commit, device), NAME.png and NAME.md.  Several folders may
 be given where the seeds were run in pieces, side by side: the same recipe with --set seeds=[0], --set seeds=[1], ...
