@@ -53,6 +53,7 @@ def main(rank, meeting, out):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
     found = {name: train(name, Team(torch.device("cpu"), rank, 2, Gloo())) for name in METHODS}
+    dist.barrier()
     dist.destroy_process_group()
     if rank == 0:
         torch.save(found, out)

@@ -10,9 +10,10 @@ from engine_small import Seeking, Toy, conv_net, flat_net, same, state
 from torch import nn
 
 from limbeck.engine.loop import fit
+from limbeck.engine.rehearsal import rehearse
 from limbeck.engine.team import Team
 from limbeck.errors import HyperParameterError, LimbeckError, NameUnknown
-from limbeck.methods import FitNets
+from limbeck.methods import FitNets, Supervised
 from limbeck.phase import Batch, Phase, Term, Update
 from limbeck.settings import Optimizer, Training
 
@@ -320,3 +321,12 @@ def test_too_few_epochs_for_the_phases_are_refused():
     models = {"student": conv_net(2), "teacher": conv_net(4, seed=1)}
     with pytest.raises(HyperParameterError, match=r"epochs = 1: too few for the 2 phases .* left for 'hint'"):
         train(FitNets(), models, epochs=1)
+
+
+def test_a_student_that_nobody_trains_is_refused():
+    models = {"student": conv_net(3), "peer2": conv_net(3, seed=1)}
+    text = "this method trains no peer2: such a student would end as it began"
+    with pytest.raises(LimbeckError, match=text):
+        fit(Supervised(), models, Seeking(), training=Training(epochs=1), team=Team(torch.device("cpu")))
+    with pytest.raises(LimbeckError, match=text):
+        rehearse(Supervised(), models, next(Seeking().epoch(0)), 3)

@@ -22,6 +22,7 @@ from limbeck.engine.checkpoint import Position
 from limbeck.engine.evaluate import autocast, to_device
 from limbeck.engine.parts import size_of, split
 from limbeck.engine.randomness import own_random_numbers, seed_everything
+from limbeck.engine.rehearsal import require_learners
 from limbeck.engine.roles import Fit, Loader, Stop, Watch
 from limbeck.engine.team import Team, alone
 from limbeck.errors import DataError, HyperParameterError, Interrupted, LimbeckError, NonFiniteError, RunFolderError
@@ -128,6 +129,7 @@ class _Session:
             self.phases = list(
                 method.phases(Cast(models=models, example=example, classes=classes, rows=getattr(loader, "rows", None)))
             )
+        require_learners(self.phases, models)
         self.example = example
         self.student = original(models["student"])
         for phase in self.phases:

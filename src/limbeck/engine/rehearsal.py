@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import nn
 
-from limbeck.phase import Batch, Cast, Method, Moment
+from limbeck.errors import LimbeckError
+from limbeck.phase import Batch, Cast, Method, Moment, Phase
 from limbeck.taps import Tapped
+
+
+def require_learners(phases: Sequence[Phase], models: Mapping[str, nn.Module]) -> None:
+    """Every network that is there to learn is trained in some phase.
+
+    Raises:
+        LimbeckError: one is not, and would end as it began.
+    """
+    trained = {role for phase in phases for roles in phase.trains.values() for role in roles}
+    idle = [role for role in models if role.startswith("peer") and role not in trained]
+    if idle:
+        raise LimbeckError(
+            f"this method trains no {', '.join(idle)}: such a student would end as it began; MutualLearning and Cohort "
+            "train all that are there"
+        )
 
 
 def rehearse(method: Method, models: Mapping[str, nn.Module], batch: Batch, classes: int | None = None) -> None:
@@ -21,7 +37,9 @@ def rehearse(method: Method, models: Mapping[str, nn.Module], batch: Batch, clas
     """
     rows = None if batch.rows is None else int(batch.rows.max()) + 1
     with torch.no_grad():
-        for phase in method.phases(Cast(models=models, example=batch, classes=classes, rows=rows)):
+        phases = method.phases(Cast(models=models, example=batch, classes=classes, rows=rows))
+        require_learners(phases, models)
+        for phase in phases:
             owned = {role for roles in phase.trains.values() for role in roles}
             with ExitStack() as stack:
                 players: dict[str, Callable[..., Any]] = {}
