@@ -113,6 +113,8 @@ def test_assistants_are_handed_over_by_name():
     quick(teacher, student, method=lk.TeacherAssistant(assistants=("mid",)), models={"mid": mid})
     assert student.lessons["mid"] is mid
     assert not same(before, state(mid))
+    with pytest.raises(HyperParameterError, match="along a chain of assistants networks get smaller"):
+        quick(net(4), net(2), method=lk.TeacherAssistant(assistants=("mid",)), models={"mid": net(30)})
     with pytest.raises(NameUnknown, match="no network 'mid' in models=; near: middle"):
         quick(teacher, student, method=lk.TeacherAssistant(assistants=("mid",)), models={"middle": mid})
 

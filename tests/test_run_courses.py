@@ -14,6 +14,7 @@ from limbeck import checks, config, record
 from limbeck.errors import Interrupted
 from limbeck.report.read import read_run
 from limbeck.report.tables import measure
+from limbeck.report.verdict import headline
 from limbeck.runner import run
 from limbeck.runner import stages as runner_stages
 
@@ -99,6 +100,18 @@ def test_an_ensemble_is_its_members(done):
     assert {k.split(".", 2)[-1] for k in both} >= {k.split(".", 2)[-1] for k in weights(done, "teacher")}
     for k, value in weights(done, "other").items():
         assert any(torch.equal(value, v) for name, v in both.items() if name.endswith(k))
+
+
+def test_the_headline_is_about_what_the_recipe_names(done):
+    read = read_run(done)
+    assert {s.name: s.part_of for s in read.stages if s.part_of} == {
+        "ban.1": "ban",
+        "ban.ensemble": "ban",
+        "dml.2": "dml",
+    }
+    chosen = headline(read, measure(read))
+    assert chosen is not None
+    assert chosen.name in {"two", "one", "ban", "dml"}
 
 
 def test_the_report_compares_what_was_taught(done):

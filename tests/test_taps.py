@@ -505,8 +505,8 @@ def test_a_network_without_maps_is_an_error_that_says_what_to_do():
     with pytest.raises(TapError) as error:
         match(build("mlp", classes=3), build("resnet8", classes=3), torch.zeros(1, 3, 32, 32))
     assert str(error.value) == (
-        "the student (mlp) returns no [batch, channels, height, width] maps from any module, so no layer pairs can "
-        "be chosen; name them: pairs=[(student layer, teacher layer)]"
+        "the student (mlp) returns no [batch, channels, height, width] maps from any module (but maybe from a patch "
+        "embedding), so no layer pairs can be chosen; name them: pairs=[(student layer, teacher layer)]"
     )
     with pytest.raises(TapError, match=r"the teacher \(Sequential\) returns no"):
         match(
@@ -514,6 +514,29 @@ def test_a_network_without_maps_is_an_error_that_says_what_to_do():
             nn.Sequential(nn.Flatten(), nn.Linear(64, 2)),
             torch.zeros(1, 1, 8, 8),
         )
+
+
+class Transformer(nn.Module):
+    """Patches, tokens, two blocks, and the mean of the tokens."""
+
+    def __init__(self):
+        super().__init__()
+        self.patch, self.head = nn.Conv2d(1, 8, 2, 2), nn.Linear(8, 3)
+        self.blocks = nn.Sequential(*(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True) for _ in range(2)))
+
+    def forward(self, x):
+        return self.head(self.blocks(self.patch(x).flatten(2).transpose(1, 2)).mean(1))
+
+
+def test_a_patch_embedding_is_no_stage():
+    x, vit, cnn = torch.zeros(2, 1, 8, 8), Transformer(), build("digits_cnn", classes=3, in_channels=1, size=8)
+    assert stage_ends(vit, x) == []
+    for pair in ((vit, cnn), (cnn, vit)):
+        with pytest.raises(TapError, match=r"\(Transformer\) returns no .* name them: pairs="):
+            match(*pair, x)
+    ours, theirs = middle(vit, Transformer(), x)
+    assert ours == theirs
+    assert ours.startswith("blocks")
 
 
 def test_the_middle_of_two_networks():

@@ -96,7 +96,9 @@ def methods(student: Student, budget: Budget) -> dict[str, Any]:
         "ft": lk.preset("factor_transfer", "benchmark", pair=last, **first),
         "ft-paper": lk.FactorTransfer(pair=last, **first),
         "neurons": lk.NeuronSelection(),
-        "review": lk.preset("review_kd", "benchmark", pairs=pairs, weight=lk.Ramp(start=0.0, end=5.0, epochs=20 * part)),
+        "review": lk.preset(
+            "review_kd", "benchmark", pairs=pairs, weight=lk.Ramp(start=0.0, end=5.0, epochs=20 * part)
+        ),
         "vid": lk.preset("vid", "benchmark", pairs=pairs),
         "rkd": lk.preset("rkd", "benchmark"),
         "sp": lk.preset("similarity_preserving", "benchmark", pair=last),

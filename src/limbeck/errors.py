@@ -45,6 +45,14 @@ class NameUnknown(LimbeckError, KeyError):
     """A name that the catalogue, the zoo or a recipe does not have."""
 
 
+class TeacherMissing(NameUnknown, HyperParameterError):
+    """A method that learns from any number of teachers has none."""
+
+
+class GradientError(LimbeckError, RuntimeError):
+    """A gradient that torch cannot give, since the graph does not reach that far."""
+
+
 class DataError(LimbeckError, ValueError):
     """A file, row or label of the data that cannot be used."""
 

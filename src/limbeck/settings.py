@@ -39,7 +39,7 @@ def require_choice(name: str, value: object, known: Iterable[str]) -> None:
 def require_whole(**counts: object) -> None:
     """Check settings that count something."""
     for name, count in counts.items():
-        require(isinstance(count, Integral), name, count, "a whole number")
+        require(isinstance(count, Integral) and not isinstance(count, bool), name, count, "a whole number")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,10 +118,11 @@ class Optimizer:
     def __post_init__(self) -> None:
         require_choice("kind", self.kind, ("sgd", "adamw", "rmsprop"))
         require(finite(self.lr) and self.lr > 0, "lr", self.lr, "more than zero")
-        require(0 <= self.momentum < 1, "momentum", self.momentum, "in [0, 1)")
+        require(finite(self.momentum) and 0 <= self.momentum < 1, "momentum", self.momentum, "in [0, 1)")
         require(finite(self.weight_decay) and self.weight_decay >= 0, "weight_decay", self.weight_decay, "zero or more")
-        require(all(0 <= b < 1 for b in self.betas), "betas", self.betas, "each in [0, 1)")
-        require(0 <= self.alpha < 1, "alpha", self.alpha, "in [0, 1)")
+        ok = isinstance(self.betas, (tuple, list)) and all(finite(b) and 0 <= b < 1 for b in self.betas)
+        require(ok, "betas", self.betas, "each in [0, 1)")
+        require(finite(self.alpha) and 0 <= self.alpha < 1, "alpha", self.alpha, "in [0, 1)")
         require(finite(self.eps) and self.eps > 0, "eps", self.eps, "more than zero")
 
 
@@ -147,10 +148,12 @@ class Schedule:
     def __post_init__(self) -> None:
         require_choice("kind", self.kind, ("cosine", "onecycle", "step", "constant"))
         if self.warmup is not None:
-            require(0 <= self.warmup < 1, "warmup", self.warmup, "a part of the phase, in [0, 1)")
-        ordered = list(self.milestones) == sorted(set(self.milestones))
+            ok = finite(self.warmup) and 0 <= self.warmup < 1
+            require(ok, "warmup", self.warmup, "a part of the phase, in [0, 1)")
+        parts = self.milestones
+        numbers = isinstance(parts, (tuple, list)) and all(finite(m) and 0 < m < 1 for m in parts)
         require(
-            ordered and all(0 < m < 1 for m in self.milestones),
+            numbers and list(parts) == sorted(set(parts)),
             "milestones",
             self.milestones,
             "parts of the phase in (0, 1), ascending (0.5 is half-way)",
@@ -222,7 +225,7 @@ class Training:
         if self.clip is not None:
             require(finite(self.clip) and self.clip > 0, "clip", self.clip, "more than zero, or nothing at all")
         if self.ema is not None:
-            require(0 < self.ema < 1, "ema", self.ema, "in (0, 1), or nothing at all")
+            require(finite(self.ema) and 0 < self.ema < 1, "ema", self.ema, "in (0, 1), or nothing at all")
         if self.patience is not None:
             require_whole(patience=self.patience)
             require(self.patience >= 1, "patience", self.patience, "at least 1, or nothing at all")

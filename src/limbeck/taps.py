@@ -359,9 +359,10 @@ def stage_ends(model: nn.Module, inputs: Any) -> list[tuple[str, tuple[int, ...]
 
     A stage is a stretch with one spatial size, larger than 1x1.  Its end is the last of the outermost
     modules with that size: "layer2" rather than "layer2.8.relu".  A bare stem in front of stages that
-    are blocks is no stage.
+    are blocks is no stage; nor is the patch embedding of a transformer, whose other layers return tokens.
     """
-    maps = [e for e in _events(model, inputs) if e.value.ndim == 4 and e.value.shape[2] * e.value.shape[3] > 1]
+    events = _events(model, inputs)
+    maps = [e for e in events if e.value.ndim == 4 and e.value.shape[2] * e.value.shape[3] > 1]
     ends: list[_Event] = []
     for size in _falling(list(dict.fromkeys((e.value.shape[2], e.value.shape[3]) for e in maps))):
         here = [e for e in maps if tuple(e.value.shape[2:]) == size]
@@ -369,6 +370,8 @@ def stage_ends(model: nn.Module, inputs: Any) -> list[tuple[str, tuple[int, ...]
         ends.append([e for e in here if e.name.count(".") == outermost][-1])
     while len(ends) > 1 and ends[0].leaf and "." not in ends[0].name and any(not e.leaf for e in ends[1:]):
         ends.pop(0)
+    if len(ends) == 1 and any(e.value.ndim == 3 for e in events[events.index(ends[0]) + 1 :]):
+        return []
     return [(e.name, tuple(e.value.shape)) for e in ends]
 
 
@@ -401,7 +404,7 @@ def match(student: nn.Module, teacher: nn.Module, inputs: Any) -> Pairs:
         if not ends:
             raise TapError(
                 f"the {role} ({title(model)}) returns no [batch, channels, height, width] maps "
-                "from any module, so no layer pairs can be chosen; name them: pairs=[(student layer, teacher layer)]"
+                "from any module (but maybe from a patch embedding), so no layer pairs can be chosen; name them: pairs=[(student layer, teacher layer)]"
             )
         names.append(ends)
     ours, theirs = names
@@ -419,8 +422,7 @@ def _alike(layers: Sequence[Sequence[tuple[str, tuple[int, ...]]]]) -> bool:
 def middle(student: nn.Module, teacher: nn.Module, inputs: Any) -> tuple[str, str]:
     """The middle layers (student, teacher): of the stage ends, or of the hidden layers where there are no stages.
 
-    A network with a single stage end is a transformer behind its patch embedding, or has no stages to be in the
-    middle of; if both have hidden layers of tokens or vectors, these are taken.
+    A network with fewer than two stage ends (a transformer, say) has no stages to be in the middle of; if both have hidden layers of tokens or vectors, these are taken.
 
     Raises:
         TapError: one of the networks has neither.

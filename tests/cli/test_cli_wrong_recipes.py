@@ -47,7 +47,7 @@ TABLE = [
     Wrong("unknown method", swap("{kind: kd, temperature: 4}", "nts"), "recipe.yaml:12: stages[1].method: no method 'nts'; near: nst"),
     Wrong("missing teacher", swap("    teacher: teacher\n    method", "    method"), "recipe.yaml:8: stages[1].teacher: stage 'distill' needs the key 'teacher'"),
     Wrong("negative temperature", swap("temperature: 4", "temperature: -4"), "recipe.yaml:12: stages[1].method.temperature: temperature = -4.0: a temperature is more than zero"),
-    Wrong("duplicate stage names", swap("name: kd", "name: teacher"), "recipe.yaml:9: stages[1].name: stage name 'teacher' is used twice (also by stage 1)"),
+    Wrong("duplicate stage names", swap("name: kd", "name: teacher"), "recipe.yaml:9: stages[1].name: stage name 'teacher' is used twice (also by stages[0])"),
     Wrong("not YAML", lambda _: "models: [student, {teacher\nstages: }", "recipe.yaml:2: not YAML:"),
     Wrong("empty", lambda _: "", "recipe.yaml: is empty; a recipe is a mapping"),
     Wrong("a key given twice", swap("    student: student\n", "    student: student\n    student: teacher\n"), "recipe.yaml:11: stages[1].student: this key is given twice, first in line 10"),

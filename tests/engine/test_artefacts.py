@@ -154,3 +154,14 @@ def test_the_file_fits_a_paraphraser(tmp_path):
     net = paraphraser(10, 0.5)
     load_weights(net, tmp_path / "paraphraser.safetensors")
     assert same(state(net), load_file(tmp_path / "paraphraser.safetensors"))
+
+
+def test_the_chosen_neurons_are_a_file(tmp_path):
+    go(NeuronSelection(k=4), tmp_path / "a")
+    kept = load_file(tmp_path / "a" / "selection.safetensors")
+    assert list(kept) == ["neurons"]
+    assert len(set(kept["neurons"].tolist())) == 4
+    assert all(0 <= i < 10 for i in kept["neurons"].tolist())  # the teacher's layer has ten
+    assert go(NeuronSelection(k=4), tmp_path / "b", 18)[0] is None
+    go(NeuronSelection(k=4), tmp_path / "b")
+    assert same(kept, load_file(tmp_path / "b" / "selection.safetensors"))

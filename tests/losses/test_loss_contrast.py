@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from limbeck import losses
-from limbeck.errors import HyperParameterError, ShapeError, TensorTypeError
+from limbeck.errors import HyperParameterError, NonFiniteError, ShapeError, TensorTypeError
 from limbeck.losses import contrast
 
 
@@ -194,3 +194,41 @@ def test_bad_likelihood():
         losses.vid_nll(s, s, variance=-torch.ones(3))
     with pytest.raises(HyperParameterError, match="no form 'sum' in vid_nll"):
         losses.vid_nll(s, s, variance=torch.ones(3), form="sum")
+
+
+INF, NAN = math.inf, math.nan
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "who"),
+    [
+        ([INF], [[0.0, 1.0]], "positives holds 0 NaN and 1 inf"),
+        ([-INF], [[0.0, 1.0]], "positives holds 0 NaN and 1 inf"),
+        ([1.0], [[-INF, 1.0]], "negatives holds 0 NaN and 1 inf"),
+        ([1.0], [[NAN, 1.0]], "negatives holds 1 NaN and 0 inf"),
+    ],
+)
+def test_scores_that_are_not_finite(x, y, who):
+    with pytest.raises(NonFiniteError, match=f"crd_nce is non-finite .* the {who}"):
+        losses.crd_nce(torch.tensor(x), torch.tensor(y), rows=3)
+
+
+def test_constants_that_are_not_finite():
+    x, y = torch.zeros(1), torch.zeros(1, 2)
+    unchecked = getattr(losses.crd_nce, "__wrapped__", losses.crd_nce)
+    for bad in (0, NAN, INF):
+        with pytest.raises(HyperParameterError, match=f"rows = {bad}: the number of rows that negatives come from"):
+            unchecked(x, y, rows=bad)
+    for bad in (NAN, INF, -INF):
+        with pytest.raises(HyperParameterError, match=f"log_z = {bad}: the logarithm of a number above zero"):
+            losses.crd_nce(x, y, rows=3, log_z=bad)
+        with pytest.raises(NonFiniteError, match="the log_z holds"):
+            losses.crd_nce(x, y, rows=3, log_z=torch.tensor(bad))
+    with pytest.raises(NonFiniteError, match="the variance holds 0 NaN and 1 inf among 2 values"):
+        losses.vid_nll(torch.zeros(1, 2), torch.zeros(1, 2), variance=torch.tensor([1.0, INF]))
+
+
+@pytest.mark.parametrize(("s", "t", "who"), [(-INF, 0.0, "student"), (0.0, INF, "teacher"), (NAN, 0.0, "student")])
+def test_a_discriminators_scores_that_are_not_finite(s, t, who):
+    with pytest.raises(NonFiniteError, match=f"adversarial_value is non-finite .* the {who} holds"):
+        losses.adversarial_value(torch.tensor([[s, 0.0]]), torch.tensor([[t, 0.0]]))

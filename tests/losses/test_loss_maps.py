@@ -220,6 +220,16 @@ def test_polynomial_is_the_distance_of_gram_matrices():
     torch.testing.assert_close(losses.nst_mmd(s, t), (grams[0] - grams[1]).pow(2).sum((1, 2)))
 
 
+def test_linear_is_the_distance_of_mean_maps():
+    s, t = draw(2, 5, 3, 3), draw(2, 7, 3, 3, seed=1)
+    means = []
+    for x in (s, t):
+        units = [[row / row.square().sum().sqrt() for row in sample.reshape(len(sample), 9)] for sample in x]
+        means.append([sum(rows) / len(rows) for rows in units])
+    want = [float(((a - b) ** 2).sum()) for a, b in zip(*means, strict=True)]
+    assert losses.nst_mmd(s, t, kernel="linear").tolist() == pytest.approx(want, rel=1e-6)
+
+
 class Largest(TorchDispatchMode):
     """Notes the largest array that any operation makes."""
 

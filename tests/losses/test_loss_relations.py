@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from limbeck import losses
-from limbeck.errors import HyperParameterError, ShapeError
+from limbeck.errors import HyperParameterError, NonFiniteError, ShapeError
 
 PKT_B = partial(losses.pkt, form="benchmark")
 CC_B = partial(losses.correlation, form="benchmark")
@@ -345,3 +345,22 @@ def test_non_finite_anywhere(loss, row, bad, text):
         both[who][row, 1] = bad
         with pytest.raises(ValueError, match=f"non-finite: the {who} holds {text}"):
             loss(*both.values())
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_network_that_gives_the_same_for_all_hides_no_bad_value(bad):
+    same, other = torch.ones(4, 3), torch.rand(4, 3)
+    other[1, 2] = bad
+    with pytest.raises(NonFiniteError, match="the teacher holds"):
+        losses.rkd_distance(same, other)
+    with pytest.raises(NonFiniteError, match="the student holds"):
+        losses.rkd_distance(other, same)
+
+
+def test_from_two_samples_no_distance_is_learnt():
+    s = torch.tensor([[1.0, 2.0], [3.0, 5.0]], requires_grad=True)
+    value = losses.rkd_distance(s, torch.tensor([[0.0], [9.0]]))
+    value.backward()
+    assert value == 0
+    assert s.grad is not None
+    assert s.grad.abs().max() < 1e-6

@@ -301,6 +301,8 @@ def test_presets():
         ({"tau": 0.0}, "tau = 0.0: a temperature is more than zero"),
         ({"momentum": 1.0}, r"momentum = 1.0: in \[0, 1\)"),
         ({"momentum": math.nan}, "momentum = nan"),
+        ({"momentum": "a"}, r"momentum = 'a': in \[0, 1\)"),
+        ({"count": True}, "count = True: a whole number"),
         ({"temperature": 0.0}, "temperature = 0.0"),
         ({"pair": "fc"}, r"pair = 'fc': a pair is \(student layer, teacher layer\)"),
     ],
@@ -355,9 +357,15 @@ class Rows(small.Seeking):
     rows = 24
 
 
-def go(method, folder, *, stop_at=None, **training):
+class Endless(Rows):
+    """Nobody knows how many steps an epoch has."""
+
+    steps = None
+
+
+def go(method, folder, *, stop_at=None, data=None, **training):
     models, stop = {"student": small.conv_net(3), "teacher": small.conv_net(5, seed=1)}, Stop()
-    data = Rows()
+    data = data or Rows()
     if stop_at is not None:
         data = small.StopAt(data, stop, stop_at)
     settings = Training(
@@ -454,3 +462,42 @@ def test_batches_of_ones_own_need_to_say_how_many_rows_there_are():
         distill(**nets, batches=batches, method=CRD(), epochs=1, device="cpu", quiet=True)
     student = distill(**nets, batches=WithRows(batches), method=CRD(), epochs=1, device="cpu", quiet=True)
     assert student is nets["student"]
+
+
+@pytest.mark.parametrize("data", [Rows, Endless])
+def test_an_epoch_begins_once(data, monkeypatch):
+    begun, kept = [], Memory.begin_epoch
+
+    def begin(self, *, classes):
+        begun.append(int(self.entered))
+        kept(self, classes=classes)
+
+    monkeypatch.setattr(Memory, "begin_epoch", begin)
+    go(CRD(), None, data=data(), accumulate=2)
+    assert begun == [-1, 0, 1]
+
+
+@pytest.mark.parametrize("stop_at", [5, 7, 8])
+def test_without_a_known_length_it_goes_on_to_the_same_bits(stop_at, tmp_path):
+    straight = go(CRD(), tmp_path / "a", data=Endless())
+    assert isinstance(go(CRD(), tmp_path / "b", stop_at=stop_at, data=Endless())[0], str)
+    again = go(CRD(), tmp_path / "b", data=Endless())
+    assert small.same(small.state(straight[1]["student"]), small.state(again[1]["student"]))
+    one, two = (load_file(tmp_path / name / "checkpoint.safetensors") for name in "ab")
+    assert one["module/memory/entered"] == 2
+    assert small.same(one, two)
+
+
+def test_which_epoch_was_begun_is_read_from_a_checkpoint():
+    memory, _ = filled()
+    memory.enter_epoch(4, classes=True)
+    other = Memory(30, 4)
+    other(torch.arange(30), torch.arange(30) % 3)
+    other.enter_epoch(0, classes=True)
+    other.load_state_dict(memory.state_dict())
+    other.keep(torch.tensor([3]), torch.ones(1, 4), torch.ones(1, 4), 0.5)
+    long = other.student[3].norm()
+    other.enter_epoch(4, classes=True)
+    assert other.student[3].norm() == long  # the same epoch: nothing was made faint
+    other.enter_epoch(5, classes=True)
+    assert other.student[3].norm() < 1e-5

@@ -237,3 +237,13 @@ def test_dkd_of_two_classes_is_kd():
     ((_, b),) = run(KD(hard=0.0, soft=1.0).phases(cast)[0], cast.example)
     torch.testing.assert_close(a["tckd"].value, b["kd"].value, atol=1e-5, rtol=1e-4)
     assert a["nckd"].value.abs().max() < 1e-6
+
+
+def test_averages_of_half_precision_are_taken_in_full():
+    gen = torch.Generator().manual_seed(0)
+    s, t = (torch.randn(2, 3, n, n, generator=gen).bfloat16() for n in (4, 8))
+    for resize in ("pool", "interpolate"):
+        ours, theirs = VID(resize=resize)._same_size(s, t)
+        wanted = VID(resize=resize)._same_size(s.float(), t.float())
+        assert torch.equal(ours, wanted[0])
+        assert torch.equal(theirs, wanted[1])

@@ -13,7 +13,7 @@ from torch import nn
 from limbeck.engine.loop import fit
 from limbeck.engine.team import Team
 from limbeck.errors import HyperParameterError, NameUnknown, ShapeError, TargetError
-from limbeck.methods import KD, EnsembleKD, GroupedKD
+from limbeck.methods import FEED, KD, EnsembleKD, GroupedKD
 from limbeck.models import Ensemble, GroupedHead
 from limbeck.phase import Batch, Cast
 from limbeck.settings import Training
@@ -240,3 +240,13 @@ def test_fine_labels_that_are_none(targets, text):
 def test_group_settings(groups, text):
     with pytest.raises(HyperParameterError, match=text):
         GroupedKD(groups=groups)
+
+
+@pytest.mark.parametrize("method", [EnsembleKD(), FEED()])
+def test_no_teacher_is_an_unknown_name_and_a_wrong_value(method):
+    cast = stage()
+    alone = Cast(models={"student": cast.models["student"]}, example=cast.example)
+    text = "needs a teacher, and the stage names none; it has: student"
+    for kind in (NameUnknown, HyperParameterError, KeyError, ValueError):
+        with pytest.raises(kind, match=text):
+            method.phases(alone)

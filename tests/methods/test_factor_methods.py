@@ -334,3 +334,10 @@ def test_presets_run():
     assert preset("factor_transfer", "benchmark").paraphrase_epochs == 30
     assert preset("factor_transfer", "benchmark").weight == 200.0
     assert preset("feed_sequence", "benchmark").transfer == preset("factor_transfer", "benchmark")
+
+
+@pytest.mark.parametrize("method", [FactorTransfer, FEED])
+@pytest.mark.parametrize("p", [True, 1.0])
+def test_the_norm_is_a_whole_number(method, p):
+    with pytest.raises(HyperParameterError, match=f"p = {p}: a whole number"):
+        method(p=p)

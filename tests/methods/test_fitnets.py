@@ -227,3 +227,9 @@ def test_a_missing_teacher_is_named():
 def test_settings_outside_their_range(settings, words):
     with pytest.raises(HyperParameterError, match=words):
         FitNets(**settings)
+
+
+@pytest.mark.parametrize("share", ["x", float("nan"), 0, 1])
+def test_a_share_is_a_part(share):
+    with pytest.raises(HyperParameterError, match=r"hint_share = .*: a part of the epochs"):
+        FitNets(hint_share=share)

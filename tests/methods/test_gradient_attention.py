@@ -14,6 +14,7 @@ from limbeck.engine.loop import fit
 from limbeck.engine.rehearsal import rehearse
 from limbeck.engine.team import Team
 from limbeck.errors import HyperParameterError, LimbeckError, NameUnknown, ShapeError, TargetError, TensorTypeError
+from limbeck.losses.gradients import input_gradient
 from limbeck.methods import KD, GradientAttention, Sum, Supervised
 from limbeck.phase import Batch, Cast
 from limbeck.settings import Optimizer, Training
@@ -314,6 +315,8 @@ def test_a_network_that_cuts_its_graph():
             return self.fc(x.detach().flatten(1))
 
     cast = stage(Cuts(), 3)
+    with pytest.raises(RuntimeError, match="does not depend on the network's input"):
+        run(only(GradientAttention(), cast), cast.example)
     with pytest.raises(LimbeckError, match="does not depend on the network's input in a way that can be differ"):
         run(only(GradientAttention(), cast), cast.example)
     cast = stage()
@@ -331,3 +334,14 @@ def test_classes_and_settings():
         GradientAttention(norm="l1")
     with pytest.raises(HyperParameterError, match="weight = -1"):
         GradientAttention(weight=-1.0)
+
+
+def test_without_a_graph_there_is_no_gradient():
+    x = torch.ones(2, 3, requires_grad=True)
+    with torch.no_grad():
+        value = x.sum(1)
+    for kind in (LimbeckError, RuntimeError):
+        with pytest.raises(kind, match="the network may cut its graph"):
+            input_gradient(value, x, graph=False)
+        with pytest.raises(kind, match="the network may cut its graph"):
+            input_gradient(torch.ones(2, requires_grad=True), x, graph=False)

@@ -195,6 +195,7 @@ def test_the_top_layers_are_found_or_named():
     [
         ({"k": 0}, "k = 0: at least 1 neuron"),
         ({"k": 2.5}, "k = 2.5: a whole number"),
+        ({"k": True}, "k = True: a whole number"),
         ({"mu": -0.1}, "mu = -0.1: zero or more"),
         ({"mu": float("nan")}, "mu = nan"),
         ({"weight": -1.0}, "weight = -1.0"),
@@ -235,3 +236,33 @@ def test_presets_run(name):
     first, second = preset("neuron_selection", name).phases(cast)
     run(first, cast.example)
     assert run(second, cast.example)
+
+
+def test_a_layer_that_is_dead_is_an_error_in_words():
+    cast = stage(batch=images(24))
+    with torch.no_grad():
+        norm = cast.models["teacher"].layer2.norm
+        norm.weight.zero_()
+        norm.bias.zero_()
+    first, second = NeuronSelection().phases(cast)
+    run(first, cast.example)
+    with pytest.raises(
+        DataError, match=r"none of the 10 neurons of the teacher's layer varies .* has the teacher been"
+    ):
+        run(second, cast.example)
+
+
+def test_which_neurons_were_chosen_is_kept():
+    cast = stage(batch=images(24))
+    with torch.no_grad():  # five channels, each twice
+        conv = cast.models["teacher"].layer2.conv
+        conv.weight[5:], conv.bias[5:] = conv.weight[:5], conv.bias[:5]
+    first, second = NeuronSelection(k=8).phases(cast)
+    run(first, cast.example)
+    run(second, cast.example)
+    assert second.keeps == ("selection",)
+    kept = second.modules["selection"].state_dict()
+    assert list(kept) == ["neurons"]
+    assert kept["neurons"].dtype == torch.int64
+    assert kept["neurons"].tolist() == [*second.modules["neurons"].selected.tolist(), -1, -1, -1]
+    assert NeuronSelection(weight=0.0).phases(cast)[1].keeps == ()

@@ -113,3 +113,9 @@ def test_presets_run(name):
     cast = stage()
     for phase in preset("pre_regression", name).phases(cast):
         assert run(phase, cast.example)
+
+
+@pytest.mark.parametrize("share", ["x", float("nan"), 0, 1])
+def test_a_share_is_a_part(share):
+    with pytest.raises(HyperParameterError, match=r"hint_share = .*: a part of the epochs"):
+        PreRegression(hint_share=share)

@@ -102,6 +102,12 @@ def test_a_factor_beside_softened_classes():
         assert run(phase, cast.example, lr=0.01)
 
 
+def test_two_methods_that_would_keep_one_file_are_refused():
+    both = Sum(FactorTransfer(pair=("layer1", "layer1")), FactorTransfer(pair=PAIRS[0]))
+    with pytest.raises(HyperParameterError, match=r"two of them would keep a module as paraphraser\.safetensors"):
+        both.phases(stage())
+
+
 class Rival:
     """Two players, two updates: what an adversarial method does."""
 

@@ -123,6 +123,10 @@ WRONG = [
     (Ensemble(name="both", members=("teacher", "thin")), "'thin' is untrained here"),
     (Ensemble(name="both", members=("teacher", "teacher")), "'teacher' is there twice"),
     (Train(name="more", model="teacher", init="b"), "it continues from trained weights, so there are none to draw"),
+    (
+        Together(name="dml", students=("teacher", "teacher"), method=MutualLearning()),
+        "'teacher' is there twice, and trained: both would start from the same weights",
+    ),
     (Together(name="dml", students=("thin", "nobody"), method=MutualLearning()), "no model 'nobody'"),
 ]
 
@@ -221,6 +225,13 @@ def test_yaml_there_and_back():
     assert again == made
     assert config.recipe_hash(again) == config.recipe_hash(made)
     assert config.to_data(made)["stages"][4]["method"] == ["kd", {"kind": "nst", "weight": 5.0}]
+
+
+def test_a_field_of_one_class_takes_no_other_method():
+    text = TEXT.replace("{kind: born_again, generations: 2}", "{kind: feed_sequence, transfer: {kind: %s}}")
+    assert config.read(text % "factor_transfer").recipe
+    with pytest.raises(RecipeError, match=r"method\.transfer\.kind: no 'nst' here: it must be a FactorTransfer"):
+        config.read(text % "nst")
 
 
 def test_yaml_mistakes_inside_a_sum():

@@ -13,6 +13,7 @@ from limbeck.api.outcome import Record
 from limbeck.course import STUDENT, TEACHER, Course, Gathering, Lesson, is_taught, lessons_of
 from limbeck.engine.randomness import own_random_numbers, seed_everything
 from limbeck.errors import HyperParameterError, NameUnknown, unknown
+from limbeck.methods import TeacherAssistant
 from limbeck.models.ensemble import Ensemble
 from limbeck.phase import seed_for
 from limbeck.taps import original
@@ -52,6 +53,7 @@ def perform_course(
             continue
         network = _network(job, part, student, blank, others, fresh)
         taught_by = [one for name in part.teachers for one in _teachers(name, teachers, shelf, others)]
+        _require_smaller(course, network, taught_by)
         roles = ["teacher"] if len(taught_by) == 1 else [f"teacher{k}" for k in range(1, len(taught_by) + 1)]
         records[part.name] = perform(
             job.lesson(part.name), part.method, {"student": network, **dict(zip(roles, taught_by))}
@@ -88,6 +90,15 @@ def _require_cast(course: Course, teachers: Sequence[nn.Module]) -> None:
         raise HyperParameterError(f"{title} learns from a teacher; use limbeck.distill, which takes one")
     if teachers and not is_taught(course):
         raise HyperParameterError(f"{title} trains its own teacher; use limbeck.train, which takes none")
+
+
+def _require_smaller(course: Course, learner: nn.Module, teachers: Sequence[nn.Module]) -> None:
+    """Along a chain of assistants networks get smaller."""
+    sizes = [sum(p.numel() for p in model.parameters()) for model in (learner, *teachers)]
+    if isinstance(course, TeacherAssistant) and len(sizes) == 2 and sizes[0] > sizes[1]:
+        raise HyperParameterError(
+            f"{sizes[0]:,} parameters would learn from {sizes[1]:,}: along a chain of assistants networks get smaller"
+        )
 
 
 def _network(

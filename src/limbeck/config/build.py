@@ -152,7 +152,11 @@ def build_dataclass(
         found.append(Problem(path, f"expected {nouns(cls)}, got {shown(value)}"))
         return BROKEN
     settings = dict(value)
-    if "kind" not in fields and settings.get("kind") in catalog.entries("method"):
+    said = settings.get("kind")
+    if "kind" not in fields and isinstance(said, str) and said in catalog.entries("method"):
+        if catalog.find("method", said).load() is not cls and not named:
+            found.append(Problem((*path, "kind"), f"no {said!r} here: it must be a {cls.__name__}"))
+            return BROKEN
         del settings["kind"]  # a method in a field of one fixed class may say its kind
     title = title or repr(str(path[-1]))
     keys = {name: key_of(name, named=named) for name in fields}

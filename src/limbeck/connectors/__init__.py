@@ -5,7 +5,7 @@ from __future__ import annotations
 from limbeck.connectors.contrast import Constants, Embedding, Memory
 from limbeck.connectors.factors import Paraphraser, factor_channels, paraphraser, translator
 from limbeck.connectors.guess import Guess
-from limbeck.connectors.neurons import NeuronStatistics, select_neurons
+from limbeck.connectors.neurons import NeuronStatistics, Selection, select_neurons
 from limbeck.connectors.regressor import Shape, activation_of, regressor
 from limbeck.connectors.remember import Remember
 from limbeck.connectors.review import Review
@@ -20,6 +20,7 @@ __all__ = [
     "Paraphraser",
     "Remember",
     "Review",
+    "Selection",
     "Shape",
     "Standardize",
     "activation_of",

@@ -106,6 +106,7 @@ class Memory(nn.Module):
     order: Tensor
     labels: Tensor
     known: Tensor
+    entered: Tensor
 
     def __init__(self, rows: int, dimension: int) -> None:
         super().__init__()
@@ -116,14 +117,36 @@ class Memory(nn.Module):
         self.register_buffer("order", torch.arange(rows))
         self.register_buffer("labels", torch.full((rows,), _NOBODY))
         self.register_buffer("known", torch.zeros((), dtype=torch.int64))
+        # Which epoch was begun last: the fraction of an epoch cannot tell where nobody knows how long one is.
+        self.register_buffer("entered", torch.full((), -1, dtype=torch.int64))
+        self._read: tuple[Tensor, int, int] | None = None
 
     def forward(self, rows: Tensor, classes: Tensor | None) -> None:
         """Remember that these rows are there, and their classes (None: one class for all)."""
         share = torch.ones(len(rows), device=self.seen.device)
         self.seen[rows] = torch.stack([share, share * (0 if classes is None else classes)], 1)
 
+    def enter_epoch(self, epoch: int, *, classes: bool) -> None:
+        """`begin_epoch`, at the first step of each epoch and no other.
+
+        Args:
+            epoch: the number of the epoch that this step belongs to.
+            classes: as for `begin_epoch`.
+
+        Raises:
+            DataError: as for `begin_epoch`.
+        """
+        # Read again only after it was written (by this, or from a checkpoint): reading makes the host wait for a device.
+        read = self._read
+        if read is None or read[0] is not self.entered or read[1] != self.entered._version:
+            read = self._read = (self.entered, self.entered._version, int(self.entered))
+        if read[2] != epoch:
+            self.begin_epoch(classes=classes)
+            self.entered.fill_(epoch)
+
     def begin_epoch(self, *, classes: bool) -> None:
-        """Make the older embeddings faint, and order the rows that are known by now.  Doing it twice does no harm.
+        """Make the older embeddings faint, and order the rows that are known by now; in the middle of an epoch this would
+        make those of the epoch itself faint, too.
 
         Args:
             classes: whether rows of different classes will be asked for.

@@ -118,11 +118,20 @@ class NeuronStatistics(nn.Module):
 
     @property
     def selected(self) -> Tensor:
-        """The chosen neurons; worked out once for what has been counted."""
+        """The chosen neurons; worked out once for what has been counted.
+
+        Raises:
+            DataError: fewer than two classes were counted, or no neuron varies.
+        """
         version = self.product._version
         if self._known is None or self._known[0] != version or self._known[1].device != self.product.device:
             # on the CPU: every step of the choice would make the host wait for a device
             chosen = select_neurons(self.scores.cpu(), self.correlations.cpu(), self.k, self.mu)
+            if not len(chosen):
+                raise DataError(
+                    f"none of the {len(self.square)} neurons of the teacher's layer varies over the rows that were counted, so "
+                    "there is none to choose: has the teacher been trained, and is the layer alive? Name another with pair="
+                )
             self._known = (version, chosen.to(self.product.device))
         return self._known[1]
 
@@ -164,3 +173,28 @@ class NeuronStatistics(nn.Module):
         # what is left of a variance when rounding is all there is to it
         constant = variance <= 1e3 * torch.finfo(mean.dtype).eps * mean.square().clamp_min(1e-12)
         return rows, mean, torch.where(constant, torch.nan, variance)
+
+
+class Selection(nn.Module):
+    """Which neurons were chosen, so that they stand in a file: ``neurons`` is int64 ``[k]``, in the order of the choice.
+
+    Where fewer than k were chosen, the rest is -1.
+
+    Args:
+        k: how many were asked for.
+
+    Example:
+        >>> selection = Selection(3)
+        >>> selection(torch.tensor([7, 2]))
+        >>> selection.neurons
+        tensor([ 7,  2, -1])
+    """
+
+    neurons: Tensor
+
+    def __init__(self, k: int) -> None:
+        super().__init__()
+        self.register_buffer("neurons", torch.full((k,), -1))
+
+    def forward(self, chosen: Tensor) -> None:
+        self.neurons[: len(chosen)] = chosen

@@ -25,7 +25,15 @@ from limbeck.engine.randomness import own_random_numbers, seed_everything
 from limbeck.engine.rehearsal import require_learners
 from limbeck.engine.roles import Fit, Loader, Stop, Watch
 from limbeck.engine.team import Team, alone
-from limbeck.errors import DataError, HyperParameterError, Interrupted, LimbeckError, NonFiniteError, RunFolderError
+from limbeck.errors import (
+    DataError,
+    HyperParameterError,
+    Interrupted,
+    LimbeckError,
+    NonFiniteError,
+    RunFolderError,
+    ShapeError,
+)
 from limbeck.models import save_weights
 from limbeck.phase import Batch, Cast, Method, Moment, Phase, Update, seed_for
 from limbeck.settings import Training, divide_epochs
@@ -416,6 +424,8 @@ class _Session:
             return next(step, None)
         except NonFiniteError as error:
             raise NonFiniteError(self._where(self._place(phase, batch), str(error))) from error
+        except ShapeError as error:  # a last batch that is too small, say
+            raise ShapeError(f"{self.name}, {self._place(phase, batch)}: {error}") from error
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise

@@ -39,6 +39,8 @@ def adversarial_value(s: Tensor, t: Tensor) -> Float[Tensor, " batch"]:
     """
     s, t = pair("adversarial_value", s, t)
     value = F.logsigmoid(t).flatten(1).mean(1) + F.logsigmoid(-s).flatten(1).mean(1)
+    # What is certain is worth nothing, an infinite score among them: zero times it is NaN, and says so.
+    value = value + (0.0 * s).flatten(1).sum(1) + (0.0 * t).flatten(1).sum(1)
     return ensure_finite("adversarial_value", value, student=s, teacher=t)
 
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.errors import HyperParameterError, ShapeError
+from limbeck.errors import ShapeError
 from limbeck.losses._checks import (
     Real,
     can_look,
@@ -23,6 +23,7 @@ from limbeck.losses._checks import (
     require_real,
     shape,
 )
+from limbeck.settings import require
 
 # Gathering copies `dimension` numbers for every drawn row, and multiplying by the whole memory one pass over it:
 # on a CPU (64 anchors, 16384 rows of 50000, one thread) the product took 0.14 s and gathering 3.5 s.
@@ -134,7 +135,7 @@ def crd_nce(positive: Tensor, negatives: Tensor, *, rows: int, log_z: Real | Ten
         ``[batch]``, in nats; summed over the negatives.
 
     Raises:
-        HyperParameterError: M is below 1.
+        HyperParameterError: M is below 1, or M or log Z is not finite.
         ShapeError: the shapes do not fit, or there are no negatives.
         TensorTypeError: scores that are not floating-point.
         NonFiniteError: NaN or infinity (looked for on a CPU only).
@@ -145,8 +146,9 @@ def crd_nce(positive: Tensor, negatives: Tensor, *, rows: int, log_z: Real | Ten
     >>> round(crd_nce(torch.tensor([2.0]), torch.tensor([[0.0, -1.0]]), rows=2).item(), 4)
     1.1333
     """
-    if rows < 1:
-        raise HyperParameterError(f"rows = {rows!r}: the number of rows that negatives come from, at least 1")
+    require(1 <= rows < math.inf, "rows", rows, "the number of rows that negatives come from, at least 1")
+    if not isinstance(log_z, Tensor):
+        require(-math.inf < log_z < math.inf, "log_z", log_z, "the logarithm of a number above zero")
     require_features("crd_nce", "positive scores", positive)
     require_features("crd_nce", "negative scores", negatives)
     if positive.ndim != 1 or negatives.ndim != 2 or len(negatives) != len(positive):
@@ -157,6 +159,9 @@ def crd_nce(positive: Tensor, negatives: Tensor, *, rows: int, log_z: Real | Ten
     wide = torch.promote_types(torch.promote_types(positive.dtype, negatives.dtype), torch.float32)
     x, y = positive.to(wide), negatives.to(wide)
     noise = math.log(y.shape[1] / rows)
-    shift = noise + (log_z.detach().to(wide) if isinstance(log_z, Tensor) else log_z)
+    constant = {"log_z": log_z.detach().to(wide)} if isinstance(log_z, Tensor) else {}
+    shift = noise + constant.get("log_z", log_z)
     value = -F.logsigmoid(x - shift) - F.logsigmoid(shift - y).sum(1)
-    return ensure_finite("crd_nce", value, positives=x, negatives=y)
+    # A pair that is certain costs nothing, an infinite score among them: zero times it is NaN, and says so.
+    value = value + 0.0 * x + (0.0 * y).sum(1)
+    return ensure_finite("crd_nce", value, positives=x, negatives=y, **constant)

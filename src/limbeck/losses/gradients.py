@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.errors import LimbeckError, ShapeError
+from limbeck.errors import GradientError, ShapeError
 from limbeck.losses._checks import ensure_finite, exact, full_precision, pair, require_one_of, shape
 
 NORMS = ("squared", "plain")
@@ -65,16 +65,16 @@ def input_gradient(value: Tensor, x: Tensor, *, graph: bool) -> Tensor:
         graph: whether the gradient is itself to be differentiated.
 
     Raises:
-        LimbeckError: the value does not depend on the input in a way that torch can differentiate.
+        GradientError: the value does not depend on the input in a way that torch can differentiate.
     """
     why = (
         "the loss does not depend on the network's input in a way that can be differentiated: the network may cut its "
         "graph (detach, no_grad, integer arithmetic), or all this may run in torch.inference_mode"
     )
     if not value.requires_grad:
-        raise LimbeckError(why)
+        raise GradientError(why)
     with full_precision(x):  # autocast is for forwards
         (gradient,) = torch.autograd.grad(value.sum(), x, create_graph=graph, allow_unused=True)
     if gradient is None:
-        raise LimbeckError(why)
+        raise GradientError(why)
     return exact(gradient)

@@ -46,6 +46,9 @@ def rkd_distance(s: Tensor, t: Tensor) -> Float[Tensor, ""]:
     of the largest distance count as one point: their distance is 0, outside mu, and without gradient.  Where a
     network gives the same for *all* samples, there is no mu, and the loss is 0 with a gradient of zero.
 
+    With 2 samples there is one distance, and divided by itself it is 1 in both networks: the loss is always 0, with a
+    gradient of zero.  3 is the smallest batch from which anything is learnt.
+
     Args:
         s: student features ``[batch, ...]``, at least 2 samples.
         t: teacher features ``[batch, ...]``; the rest of the shape may differ; no gradient reaches it.
@@ -70,7 +73,9 @@ def rkd_distance(s: Tensor, t: Tensor) -> Float[Tensor, ""]:
     square_s, square_t = _square_distances(s), _square_distances(t)
     known = (square_s != 0).any() & (square_t != 0).any()
     value = F.smooth_l1_loss(_relative(square_s), _relative(square_t))
-    value = torch.where(known, value, torch.zeros_like(value)).to(s.dtype)
+    # Zero, but NaN where the other network's features are not finite.
+    nothing = (0.0 * s.detach()).sum() + (0.0 * t).sum()
+    value = torch.where(known, value, nothing.to(value.dtype)).to(s.dtype)
     return ensure_finite("rkd_distance", value, student=s, teacher=t)
 
 

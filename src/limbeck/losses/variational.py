@@ -59,4 +59,6 @@ def vid_nll(s: Tensor, t: Tensor, *, variance: Tensor, form: str = "paper") -> F
     v = variance.to(s.dtype).reshape(-1, *(1 for _ in s.shape[2:]))
     value = 0.5 * ((s - t).square() / v + torch.log(v))
     inner = tuple(range(1, s.ndim))
-    return ensure_finite("vid_nll", value.sum(inner) if form == "paper" else value.mean(inner), student=s, teacher=t)
+    return ensure_finite(
+        "vid_nll", value.sum(inner) if form == "paper" else value.mean(inner), student=s, teacher=t, variance=v
+    )

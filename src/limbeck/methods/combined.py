@@ -21,7 +21,8 @@ _LABELS = ("ce", "bce")  # the terms that come from the labels
 class Sum:
     """The sum of several methods' losses, such as a feature method beside softened classes.
 
-    ``L = sum_i weight_i * L_i``.  Every network sees each batch once, whatever the number of methods.  Phases that come
+    ``L = sum_i weight_i * L_i``.  Every network sees each batch once, whatever the number of methods (gradient attention,
+    which differentiates by the input, runs them on an input of its own).  Phases that come
     before a method's last one (FitNets' hints, a paraphraser) run first, in the order of the methods; then the last
     phases of all run as one, "distill".  Terms of methods that would have the same name are told apart by a number.
 
@@ -104,6 +105,7 @@ class Sum:
             renamed = _own_names(last, cast, title)
             before += [replace(phase, name=_free(phase.name, title, before)) for phase in first]
             parts.append(_Part(title, last, renamed, weight))
+        _require_own_files(before)
         return (*before, _merge(parts, self.hard, name=_free("distill", "sum", before)))
 
 
@@ -125,6 +127,16 @@ def _titles(methods: Sequence[Method]) -> list[str]:
 def _own_names(phase: Phase, cast: Cast, title: str) -> dict[str, str]:
     """The networks of the cast keep their names; each method's further modules get its title in front."""
     return {role: role if role in cast.models else f"{title}.{role}" for role in phase.modules}
+
+
+def _require_own_files(before: Sequence[Phase]) -> None:
+    """Two methods of a sum must not keep their modules in one file."""
+    kept = [name for phase in before for name in phase.keeps]
+    if twice := next((name for name in kept if kept.count(name) > 1), None):
+        raise HyperParameterError(
+            f"methods: two of them would keep a module as {twice}.safetensors; train them in stages of their own, or give "
+            "one of them the file of the other"
+        )
 
 
 def _free(name: str, title: str, before: Sequence[Phase]) -> str:

@@ -134,7 +134,7 @@ class CRD:
                 self.negatives != "batch", "count", self.count, "no setting with negatives='batch', which takes all"
             )
         require(finite(self.tau) and self.tau > 0, "tau", self.tau, "a temperature is more than zero")
-        require(0 <= self.momentum < 1, "momentum", self.momentum, "in [0, 1)")
+        require(finite(self.momentum) and 0 <= self.momentum < 1, "momentum", self.momentum, "in [0, 1)")
         require_weights(weight=self.weight, hard=self.hard, soft=self.soft)
         require_temperature(self.temperature)
 
@@ -259,8 +259,7 @@ class CRD:
             index, banks = _everyone(s), (t, s)
         else:
             rows, classes, memory = _rows(batch), self._classes(batch), _memory(models)
-            if moment.epoch == int(moment.epoch):
-                memory.begin_epoch(classes=classes is not None)
+            memory.enter_epoch(int(moment.epoch), classes=classes is not None)
             drawn = memory.draw(rows, classes, count, moment.generator)
             index, banks = _beside(rows, drawn), (memory.teacher, memory.student)
         sides = []

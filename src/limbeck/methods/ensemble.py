@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from limbeck import losses
-from limbeck.errors import HyperParameterError, ShapeError
+from limbeck.errors import HyperParameterError, NameUnknown, ShapeError, TeacherMissing
 from limbeck.methods.terms import cross_entropy, off, require_targets, require_temperature
 from limbeck.phase import Batch, Cast, Models, Moment, Phase, Term, Update
 from limbeck.settings import Presets, Weight, at, finite, require, require_choice, require_weights
@@ -33,7 +33,7 @@ class EnsembleKD:
 
     Raises:
         HyperParameterError: a setting is outside its range, or there are not as many weights as teachers.
-        NameUnknown: there is no teacher.
+        TeacherMissing: there is no teacher.
         TargetError: ``hard`` is on, and a batch has no labels.
         ShapeError: the networks score different classes, or a single logit.
 
@@ -66,9 +66,7 @@ class EnsembleKD:
 
     def phases(self, cast: Cast) -> Sequence[Phase]:
         """One phase, "distill", with the terms "ce" and "kd"."""
-        if not cast.teachers:
-            cast.pick("student", "teacher")  # says that there is none
-        teachers = cast.teachers
+        teachers = require_teachers(cast)
         modules = cast.pick("student") | {role: cast.models[role] for role in teachers}
         require_targets(cast.example, self.hard)
         _check_logits(cast, teachers)
@@ -102,6 +100,16 @@ class EnsembleKD:
                 notes=(f"{self.averaging} mean of {len(teachers)} teacher{'s'[: len(teachers) > 1]}{shares}",),
             ),
         )
+
+
+def require_teachers(cast: Cast) -> tuple[str, ...]:
+    """The roles of the teachers, of which there is at least one."""
+    if not cast.teachers:
+        try:
+            cast.pick("teacher")
+        except NameUnknown as error:  # an empty list of teachers is also a wrong value
+            raise TeacherMissing(str(error)) from None
+    return cast.teachers
 
 
 def _as_weights(value: Sequence[float]) -> tuple[float, ...]:

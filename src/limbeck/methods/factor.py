@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 from limbeck.methods.pairs import as_pair
 from limbeck.methods.translation import Way, link, phases
 from limbeck.phase import Cast, Phase
-from limbeck.settings import Optimizer, Presets, Weight, require
+from limbeck.settings import Optimizer, Presets, Weight, require, require_whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +97,7 @@ class FactorTransfer:
     def __post_init__(self) -> None:
         if self.pair is not None:
             object.__setattr__(self, "pair", as_pair("pair", self.pair))
+        require_whole(p=self.p)
         self._way()
         given = self.paraphraser
         named = given is None or (isinstance(given, str) and bool(given))

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 
 from limbeck.course import STUDENT, TEACHER, Lesson
 from limbeck.errors import HyperParameterError, ShapeError
+from limbeck.methods.ensemble import require_teachers
 from limbeck.methods.factor import FactorTransfer
 from limbeck.methods.pairs import as_pair
 from limbeck.methods.translation import Way, link, phases, require_one_size
@@ -44,6 +45,7 @@ class FEED:
 
     Raises:
         HyperParameterError: a setting is outside its range, or there is not one file for each teacher.
+        TeacherMissing: there is no teacher.
         TapError: a layer of ``pair`` does not exist.
         ShapeError: a layer gives no maps, the teachers' maps differ in size, ``same`` is on and a teacher is of another
             architecture, or (with ``soft``) a teacher scores other classes.
@@ -85,13 +87,12 @@ class FEED:
         require(listed, "paraphrasers", files, "a list of safetensors files, one for each teacher")
         object.__setattr__(self, "paraphrasers", tuple(files))
         require(self.paraphrase or not files, "paraphrasers", files, "only with paraphrase=True")
+        require_whole(p=self.p)
         self._way()
 
     def phases(self, cast: Cast) -> Sequence[Phase]:
         """ "paraphrase" (if there are paraphrasers to train), then "distill", with "ce", "factor/..." and maybe "kd"."""
-        if not cast.teachers:
-            cast.pick("student", "teacher")  # says what is missing
-        way, files = self._way(), self.paraphrasers or (None,) * len(cast.teachers)
+        way, files = self._way(), self.paraphrasers or (None,) * len(require_teachers(cast))
         if len(files) != len(cast.teachers):
             raise HyperParameterError(
                 f"paraphrasers: {len(files)} files for {len(cast.teachers)} teachers ({', '.join(cast.teachers)}); "

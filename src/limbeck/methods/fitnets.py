@@ -18,7 +18,7 @@ from limbeck.methods.terms import (
     soft_targets,
 )
 from limbeck.phase import Batch, Cast, Models, Moment, Phase, Seen, Term, Update
-from limbeck.settings import Optimizer, Presets, Ramp, Weight, at, require, require_weights
+from limbeck.settings import Optimizer, Presets, Ramp, Weight, at, finite, require, require_weights
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -120,7 +120,8 @@ class FitNets:
         if self.pair is not None:
             object.__setattr__(self, "pair", as_pair("pair", self.pair))
         require(self.stages in ("two", "one"), "stages", self.stages, "'two' or 'one'")
-        require(0 < self.hint_share < 1, "hint_share", self.hint_share, "a part of the epochs, in (0, 1)")
+        share = self.hint_share
+        require(finite(share) and 0 < share < 1, "hint_share", share, "a part of the epochs, in (0, 1)")
         require_temperature(self.temperature)
         require_weights(some=self.stages == "two", soft=self.soft, hard=self.hard)
         if self.hint_weight is not None:

@@ -45,6 +45,7 @@ class GradientAttention:
         TargetError: a batch has no labels.
         TensorTypeError: inputs that have no gradient: integers (token ids, say), or a mapping.
         ShapeError: the networks score different classes, or (with "symmetry") the inputs are no images.
+        GradientError: the student's or the teacher's graph does not reach its input.
 
     >>> GradientAttention(kind="symmetry").norm
     'squared'

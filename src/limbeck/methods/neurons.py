@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
+from typing import cast as cast_to
 
 from limbeck import losses
 from limbeck.errors import HyperParameterError, ShapeError, TargetError
@@ -24,6 +25,8 @@ from limbeck.settings import Presets, Weight, at, finite, require, require_weigh
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from limbeck.connectors import NeuronStatistics
+
 
 @dataclass(frozen=True, kw_only=True)
 class NeuronSelection:
@@ -36,6 +39,9 @@ class NeuronSelection:
 
     "distill" trains the student and a linear regressor g on
     ``hard * CE(z_s, y) + weight * 1/2 || g(x) - f_T[selected] ||^2``, mean over the batch, with x the student's own top layer.
+
+    The chosen neurons stand in the stage's folder as ``selection.safetensors``: its tensor ``neurons`` has their indices in the
+    order of the choice, and -1 for each that is missing from ``k``.
 
     Attributes:
         pair: (student layer, teacher layer), both of vectors.  None: what goes into the last linear layer of both.
@@ -53,7 +59,7 @@ class NeuronSelection:
         TapError: a layer of ``pair`` does not exist, or none was given and a network does not end with a linear layer.
         ShapeError: a layer gives no vectors, or (with ``soft``) the networks score different classes.
         TargetError: a batch has no labels, or labels that are no class ids.
-        DataError: the rows have a single class.
+        DataError: the rows have a single class, or no neuron of the teacher's layer varies.
 
     >>> NeuronSelection(k=32).mu
     0.5
@@ -122,7 +128,8 @@ class NeuronSelection:
             stops=frozenset({"teacher"}),
             notes=(f"{how}: {pair[0]} [{ours}] -> {pair[1]} [{neurons}], of which at most {k} are selected",),
         )
-        return first, self._distill({**models, "neurons": statistics, "regressor": nn.Linear(ours, k)}, pair)
+        extra = {"neurons": statistics, "regressor": nn.Linear(ours, k), "selection": connectors.Selection(k)}
+        return first, self._distill({**models, **extra}, pair)
 
     def _distill(self, modules: dict, pair: tuple[str, str]) -> Phase:
         def step(models: Models, batch: Batch, moment: Moment) -> Iterator[Update]:
@@ -130,6 +137,7 @@ class NeuronSelection:
             terms = cross_entropy(student.logits, batch, moment, weight=self.hard)
             if not off(self.weight):
                 wanted = models["neurons"](teacher.taps[pair[1]])
+                models["selection"](cast_to("NeuronStatistics", models["neurons"]).selected)
                 # fewer than k where too many agree: the rest of the regressor's outputs have nothing to learn
                 guess = models["regressor"](student.taps[pair[0]])[:, : wanted.shape[1]]
                 terms["neurons"] = Term(losses.hint_l2(guess, wanted), at(self.weight, moment))
@@ -139,10 +147,11 @@ class NeuronSelection:
         return Phase(
             name="distill",
             modules=modules,
-            trains={"student": ("student", "regressor")},
+            trains={"student": ("student", "regressor", "selection")},
             taps={"student": (pair[0],), "teacher": (pair[1],)},
             step=step,
             stops=frozenset({"teacher"}) if off(self.soft) else frozenset(),
+            keeps=() if off(self.weight) else ("selection",),
         )
 
 

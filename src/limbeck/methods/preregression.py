@@ -86,7 +86,8 @@ class PreRegression:
         require(self.mode in ("softmax", "sigmoid"), "mode", self.mode, "'softmax' or 'sigmoid'")
         tau = self.hint_temperature
         require(finite(tau) and tau > 0, "hint_temperature", tau, "a temperature is more than zero")
-        require(0 < self.hint_share < 1, "hint_share", self.hint_share, "a part of the epochs, in (0, 1)")
+        share = self.hint_share
+        require(finite(share) and 0 < share < 1, "hint_share", share, "a part of the epochs, in (0, 1)")
         if self.hint_weight is not None:
             require_weights(hint_weight=self.hint_weight)
         require_regressor(self.regressor, self.activation)

@@ -24,7 +24,7 @@ def preset(method: str | type, name: str, **changes: Any) -> Any:
 
     Args:
         method: what a recipe calls it ("fitnets"), or its dataclass (`FitNets`), or that class's name.
-        name: "paper" or "benchmark" for every method; "one_stage" for FitNets.
+        name: "paper" or "benchmark" for every method, and for some further ones ("one_stage" for FitNets, say).
         **changes: fields that replace the preset's.
 
     Raises:

@@ -44,6 +44,7 @@ class ReviewKD:
             where both networks have one (the published code's choice).
         weight: of every level, zero or more, or a `Ramp`.  Default: from 0 to 1 over 20 epochs (the published code's
             default; it uses 0.6 to 8 after these, depending on the networks).
+            A training of fewer epochs never reaches the full weight: give it a shorter `Ramp`, or a number.
         hard: weight of the labels, zero or more, or a `Ramp`.  Default 1 (the published code).
         soft: weight of a `KD` term beside it, zero or more, or a `Ramp`.  Default 0.
         temperature: of that term.  Default 4 (the published code).

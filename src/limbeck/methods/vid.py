@@ -137,5 +137,7 @@ class VID:
     def _same_size(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Before the guess, as in the benchmark: its convolutions are not linear, so the order matters."""
         from limbeck.losses import maps
+        from limbeck.losses._checks import exact
 
+        s, t = exact(s), exact(t)  # before the averages, which half precision would round
         return maps._pool_to_smaller(s, t) if self.resize == "pool" else (maps._interpolate(s, t), t)

@@ -109,7 +109,7 @@ def _name(stage: Stage, place: Path, seen: dict[str, int]) -> Iterator[tuple[Pat
         shown = name if len(name) <= _LONGEST else name[:20] + "..."
         yield where, f"stage name {shown!r}: at most {_LONGEST} characters, and no '.' in front, as it names a folder"
     if name in seen:
-        yield where, f"stage name {name!r} is used twice (also by stage {seen[name] + 1})"
+        yield where, f"stage name {name!r} is used twice (also by stages[{seen[name]}])"
     elif alike := next((other for other in seen if other.lower() == name.lower()), None):
         yield where, f"stage name {name!r} is {alike!r} but for its case; some systems give both one folder"
 
@@ -141,7 +141,18 @@ def _misplaced(stage: Stage, place: Path, recipe: Recipe, anything: bool) -> Ite
                 )
             else:
                 yield (*place, "init"), "it continues from trained weights, so there are none to draw; leave init out"
+        if isinstance(stage, Together):
+            yield from _equal_starts(stage, place, recipe)
         yield from _course(written, place)
+
+
+def _equal_starts(stage: Together, place: Path, recipe: Recipe) -> Iterator[tuple[Path, str]]:
+    """Students that start from the same trained weights would stay equal for ever."""
+    for k, name in enumerate(stage.students):
+        fresh = name in recipe.models and not recipe.models[name].weights
+        if name in stage.students[:k] and not fresh:
+            text = f"{name!r} is there twice, and trained: both would start from the same weights and stay equal"
+            yield (*place, "students", k), text
 
 
 def _course(stage: Stage, place: Path) -> Iterator[tuple[Path, str]]:

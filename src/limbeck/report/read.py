@@ -51,6 +51,7 @@ class Stage:
         model: the blueprint or earlier result that it started from.
         teachers: the models that taught it.
         members: the networks that an ensemble averages.
+        part_of: the stage of the recipe that it is a part of (a lesson of a course, one of several students), or None.
         method, training: plain data, as in the recipe.
         cost: "parameters", "macs", "bytes" and "latency", as far as they are known.
         runs: by seed.
@@ -62,6 +63,7 @@ class Stage:
     model: str | None = None
     teachers: tuple[str, ...] = ()
     members: tuple[str, ...] = ()
+    part_of: str | None = None
     method: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     rows: int | None = None
@@ -235,6 +237,7 @@ def _stage(raw: Mapping[str, Any], folder: Path) -> Stage:
         model=_text(raw.get("student") or raw.get("model")),
         teachers=_names(raw.get("teacher")),
         members=_names(raw.get("members")),
+        part_of=_text(raw.get("part_of")),
         method=_mapping(raw.get("method")),
         training=_mapping(raw.get("training")),
         rows=None if rows is None else int(rows),

@@ -35,10 +35,11 @@ def _validated(run: Run, m: Measured) -> float:
 def headline(run: Run, measured: Sequence[Measured]) -> Measured | None:
     """The network that the sentence is about: of the distilled ones the best on *validation* rows.
 
-    Choosing by the test part would make the winner's test figure too good.
+    Choosing by the test part would make the winner's test figure too good.  What a stage leaves on its way (an
+    assistant, an early generation) is not what the recipe is about.
     """
     ready = [m for m in measured if m.summary("accuracy")]
-    distilled = [m for m in ready if m.stage and m.stage.taught]
+    distilled = [m for m in ready if m.stage and m.stage.taught and not m.stage.part_of]
     if distilled:
         return max(distilled, key=lambda m: _validated(run, m))
     trained = [m for m in ready if m.difference] or [m for m in ready if m.stage] or ready

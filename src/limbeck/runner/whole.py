@@ -19,7 +19,7 @@ from limbeck.data import load
 from limbeck.data.images import Splits
 from limbeck.engine.team import Team, fabric_for, member
 from limbeck.errors import Interrupted, LimbeckError
-from limbeck.recipe import Ensemble, Evaluate, Machine, Recipe, Stage, baseline_of, student_of, teachers_of
+from limbeck.recipe import Ensemble, Evaluate, Machine, Recipe, Stage, baseline_of, planned, student_of, teachers_of
 from limbeck.runner.finish import finish
 from limbeck.runner.shelf import Work
 from limbeck.runner.signals import passing_on_interrupts, stoppable
@@ -90,8 +90,8 @@ def _work_together(fabric: Any, **arguments: Any) -> str | None:
         os._exit(1)
 
 
-def _line(stage: Stage, cost: Mapping[str, Any]) -> dict[str, Any]:
-    """The line of a stage in the record, before it has run."""
+def _line(stage: Stage, written: Stage, cost: Mapping[str, Any]) -> dict[str, Any]:
+    """The line of a stage in the record, before it has run; ``written`` is the recipe's stage that it comes from."""
     line = {**config.to_plain(stage), "name": stage.name, "kind": type(stage).__name__.lower()}
     if isinstance(stage, Evaluate):
         return line | {"split": stage.split, "results": {}}
@@ -102,6 +102,7 @@ def _line(stage: Stage, cost: Mapping[str, Any]) -> dict[str, Any]:
     return line | {
         "model": None if isinstance(stage, Ensemble) else student_of(stage),
         "teacher": teachers[0] if len(teachers) == 1 else list(teachers) or None,
+        "part_of": None if stage.name == written.name else written.name,
         "cost": cost,
         "runs": [],
     }
@@ -111,7 +112,10 @@ def begin(
     recipe: Recipe, data: Splits, machine: Machine, command: str, team: Team, kept: Mapping[str, Any]
 ) -> dict[str, Any]:
     before = {s.get("name"): s for s in kept.get("stages", [])}
-    stages = [_line(stage, before.get(stage.name, {}).get("cost", {})) for stage in recipe.plan]
+    stages = [
+        _line(stage, recipe.stages[index], before.get(stage.name, {}).get("cost", {}))
+        for index, stage in planned(recipe.stages)
+    ]
     return {
         "format": record.FORMAT,
         "name": recipe.name,
