@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import limbeck as lk
-from limbeck.errors import HyperParameterError, LimbeckError, NameUnknown
+from limbeck.errors import HyperParameterError, LimbeckError, NameUnknown, RunFolderError
 
 CLASSES = 3
 
@@ -105,6 +105,44 @@ def test_an_interrupted_course_goes_on(tmp_path):
     third = net(seed=2)
     lk.distill(net(seed=1), third, pairs()[:1], method=method, **more)  # finished: nothing is trained again
     assert same(straight, state(third))
+
+
+def test_one_course_is_not_taken_for_another(tmp_path):
+    def go(method, out="out"):
+        return quick(net(seed=1), net(seed=2), method=method, out=tmp_path / out)
+
+    go(lk.BornAgain(generations=2))
+    for other in (lk.BornAgain(generations=3), lk.TeacherAssistant()):
+        with pytest.raises(RunFolderError, match=r"holds another course, BornAgain\(generations=2"):
+            go(other)
+    with pytest.raises(RunFolderError, match="holds a course; choose another out"):
+        go(lk.KD())
+    go(lk.KD(), "plain")
+    with pytest.raises(RunFolderError, match="holds a training that is no course"):
+        go(lk.BornAgain(generations=1), "plain")
+
+
+def test_what_is_frozen_draws_no_new_weights():
+    student = net(seed=2)
+    student[0].requires_grad_(False)
+    before = state(student[0])
+    quick(net(seed=1), student, method=lk.BornAgain(generations=2))
+    assert same(before, state(student[0]))
+    assert same(before, state(student.lessons["1"][0]))
+    with pytest.raises(HyperParameterError, match="parts of the student are frozen"):
+        quick(net(seed=1), student, method=lk.BornAgain(generations=2), fresh=net)
+
+
+@pytest.mark.parametrize("made", [lambda: net(32), lambda: 3])
+def test_what_fresh_makes_is_looked_at_before_anything_trains(made):
+    with pytest.raises(HyperParameterError, match="fresh= must make a network like the student"):
+        quick(net(seed=1), net(seed=2), method=lk.BornAgain(generations=2), fresh=made)
+
+
+@pytest.mark.parametrize("teacher", [None, {"a": net()}, "resnet8", [net(), "x"]])
+def test_teachers_are_networks(teacher):
+    with pytest.raises(HyperParameterError, match="networks are torch modules"):
+        quick(teacher, net(seed=2))
 
 
 def test_assistants_are_handed_over_by_name():

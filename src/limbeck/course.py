@@ -76,6 +76,7 @@ def lessons_of(course: Course) -> tuple[Lesson | Gathering, ...]:
     if not trained or trained[-1].name or any(not lesson.name for lesson in trained[:-1]):
         raise LimbeckError(f"{title}: the last lesson, and no other, has an empty name: its result is the stage's own")
     for part in found:
+        _require_part(title, part)
         references = part.teachers if isinstance(part, Lesson) else part.members
         for reference in references:
             if reference.startswith(".") and reference not in seen:
@@ -86,6 +87,20 @@ def lessons_of(course: Course) -> tuple[Lesson | Gathering, ...]:
             raise LimbeckError(f"{title}: two lessons are called {part.name!r}")
         seen.add(f".{part.name}")
     return found
+
+
+def _require_part(title: str, part: object) -> None:
+    """A lesson or a gathering whose name can be a folder's, with what it needs."""
+    if not isinstance(part, (Lesson, Gathering)):
+        raise LimbeckError(f"{title}: a lesson is a Lesson or a Gathering, not {part!r}")
+    if part.name and (part.name.startswith(".") or not all(c.isalnum() or c in "_-." for c in part.name)):
+        raise LimbeckError(
+            f"{title}: lesson name {part.name!r}: letters, digits, '_', '-' and '.' only, and no '.' in front"
+        )
+    if isinstance(part, Lesson) and not isinstance(part.method, Method):
+        raise LimbeckError(f"{title}: the method of a lesson is no course: {part.method!r}")
+    if isinstance(part, Gathering) and not all(member.startswith(".") for member in part.members):
+        raise LimbeckError(f"{title}: members are results of lessons, written '.NAME': {part.members!r}")
 
 
 def is_course(method: object) -> bool:

@@ -138,6 +138,24 @@ def test_what_does_not_fit_is_said_once(stage, text):
     assert str(caught.value).count(text) == 1, caught.value
 
 
+def test_new_weights_are_drawn_only_where_there_are_none():
+    shadow = Train(name="thin", model="thin")
+    ban = Distill(name="ban", student="thin", teacher="teacher", method=BornAgain(generations=2))
+    with pytest.raises(RecipeError, match="BornAgain draws new weights for each lesson; name a blueprint"):
+        recipe(TEACHER, shadow, ban)
+    given = {**MODELS, "tuned": Model(name="digits_cnn", weights="t.safetensors")}
+    with pytest.raises(RecipeError, match="it continues from trained weights, so there are none to draw"):
+        recipe(Train(name="more", model="tuned", init="b"), models=given)
+    with pytest.raises(RecipeError, match="both would start from the same weights"):
+        recipe(Together(name="dml", students=("tuned", "tuned"), method=MutualLearning()), models=given)
+
+
+def test_assistants_are_no_plain_students():
+    mid, alone = Train(name="plain-mid", model="mid"), Train(name="alone", model="thin")
+    ta = Distill(name="ta", student="thin", teacher="teacher", method=TeacherAssistant(assistants=("mid",)))
+    assert baseline_of(recipe(TEACHER, mid, alone, ta)) == "alone"
+
+
 def test_stages_with_too_few_networks():
     with pytest.raises(ValueError, match=r"students = .*at least two networks"):
         Together(name="dml", students=("thin",), method=MutualLearning())
@@ -179,6 +197,12 @@ class Given:
             "two lessons are called 'a'",
         ),
         ((Lesson(method=KD()), Gathering(name="g", members=(".b",))), r"'g' refers to '\.b'"),
+        (
+            (Lesson(method=KD()), Gathering(name="g", members=("b",))),
+            r"members are results of lessons, written '\.NAME'",
+        ),
+        ((Lesson(name="../x", method=KD()), Lesson(method=KD())), r"lesson name '\.\./x'"),
+        ((Lesson(method=BornAgain()),), "the method of a lesson is no course"),
     ],
 )
 def test_lessons_that_do_not_fit_together(parts, text):

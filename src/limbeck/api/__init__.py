@@ -10,11 +10,11 @@ from torch import nn
 
 from limbeck.api.batches import Batches
 from limbeck.api.courses import perform_course
-from limbeck.api.fitting import Job, perform
+from limbeck.api.fitting import COURSE, Job, perform
 from limbeck.api.outcome import Record
 from limbeck.course import Course, is_course
 from limbeck.engine.team import alone
-from limbeck.errors import HyperParameterError, LimbeckError
+from limbeck.errors import HyperParameterError, LimbeckError, RunFolderError
 from limbeck.methods import MutualLearning
 from limbeck.methods.response import KD, Supervised
 from limbeck.phase import Method
@@ -85,7 +85,8 @@ def distill(
         >>> small is student, small.record.epochs
         (True, 2)
     """
-    teachers = [teacher] if isinstance(teacher, nn.Module) else list(teacher)
+    teachers = _as_modules(teacher)
+    _require_modules(student, *teachers)
     _require_apart(teachers, student)
     job = _job(batches, epochs, evaluate, validation, training, optimizer, seed, device, out, quiet)
     roles = ["teacher"] if len(teachers) == 1 else [f"teacher{k}" for k in range(1, len(teachers) + 1)]
@@ -118,6 +119,7 @@ def train(
         >>> train(nn.Linear(4, 3), data, epochs=1, quiet=True).record.epochs
         1
     """
+    _require_modules(model)
     job = _job(batches, epochs, evaluate, validation, training, optimizer, seed, device, out, quiet)
     return _perform(job, Supervised() if method is None else method, {"student": model}, [], {}, fresh)
 
@@ -159,12 +161,26 @@ def train_together(
     networks = list(students)
     if len(networks) < 2:
         raise HyperParameterError(f"students = {len(networks)} network(s): two or more learn from each other")
+    _require_modules(*networks)
     for k, student in enumerate(networks):
         _require_apart(networks[:k], student, "students")
     cast = {"student" if k == 1 else f"peer{k}": network for k, network in enumerate(networks, 1)}
     job = _job(batches, epochs, evaluate, validation, training, optimizer, seed, device, out, quiet)
     _perform(job, MutualLearning() if method is None else method, cast, [], {}, None)
     return networks
+
+
+def _as_modules(teacher: Any) -> list[Any]:
+    """One teacher or several, as a list."""
+    if isinstance(teacher, nn.Module) and not isinstance(teacher, nn.ModuleList):
+        return [teacher]
+    return list(teacher) if isinstance(teacher, Iterable) and not isinstance(teacher, (str, Mapping)) else [teacher]
+
+
+def _require_modules(*models: Any) -> None:
+    for model in models:
+        if not isinstance(model, nn.Module):
+            raise HyperParameterError(f"{model!r} is a {type(model).__name__}; networks are torch modules (nn.Module)")
 
 
 def _require_apart(others: Sequence[nn.Module], student: nn.Module, who: str = "teacher and student") -> None:
@@ -193,6 +209,8 @@ def _perform(
             f"method = {method!r}: an instance with phases(cast), such as limbeck.KD(temperature=4) or limbeck.NST()"
         )
     else:
+        if job.folder is not None and (job.folder / COURSE).exists():
+            raise RunFolderError(f"{job.folder} holds a course; choose another out")
         perform(job, method, networks)
     return student
 

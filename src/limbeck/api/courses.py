@@ -8,11 +8,12 @@ from dataclasses import replace
 
 from torch import nn
 
-from limbeck.api.fitting import Job, cost_of, hang, perform
+from limbeck import record as files
+from limbeck.api.fitting import COURSE, Job, cost_of, hang, perform
 from limbeck.api.outcome import Record
 from limbeck.course import STUDENT, TEACHER, Course, Gathering, Lesson, is_taught, lessons_of
 from limbeck.engine.randomness import own_random_numbers, seed_everything
-from limbeck.errors import HyperParameterError, NameUnknown, unknown
+from limbeck.errors import HyperParameterError, NameUnknown, RunFolderError, unknown
 from limbeck.methods import TeacherAssistant
 from limbeck.models.ensemble import Ensemble
 from limbeck.phase import seed_for
@@ -43,6 +44,8 @@ def perform_course(
         NameUnknown: a lesson names a network that is not there.
     """
     _require_cast(course, teachers)
+    if job.folder is not None:
+        _require_same_course(job, course)
     blank = copy.deepcopy(original(student))
     shelf: dict[str, nn.Module] = {}
     records: dict[str, Record] = {}
@@ -58,15 +61,28 @@ def perform_course(
         records[part.name] = perform(
             job.lesson(part.name), part.method, {"student": network, **dict(zip(roles, taught_by))}
         )
-        shelf[part.name] = network
+        shelf[part.name] = original(network)
     record = replace(records.pop(""), lessons=records)
     shelf.pop("")
     hang(student, record=record, lessons=shelf)
     return record
 
 
+def _require_same_course(job: Job, course: Course) -> None:
+    """The lessons of one course must not be taken for those of another that keeps its things in the same folder."""
+    assert job.folder is not None
+    path, told = job.folder / COURSE, {"course": repr(course), "seed": job.seed}
+    kept = files.read_json(path)
+    if kept is None and (job.folder / "record.json").exists():
+        raise RunFolderError(f"{job.folder} holds a training that is no course; choose another out")
+    if kept not in (None, told):
+        raise RunFolderError(f"{job.folder} holds another course, {kept.get('course')}; choose another out")
+    job.folder.mkdir(parents=True, exist_ok=True)
+    files.write_json(path, told)
+
+
 def redraw(model: nn.Module, seed: int) -> None:
-    """New random weights, in place, by the model's own parts.
+    """New random weights, in place, by the model's own parts; those that are frozen keep theirs.
 
     Raises:
         HyperParameterError: a part has parameters and no ``reset_parameters``.
@@ -74,10 +90,13 @@ def redraw(model: nn.Module, seed: int) -> None:
     with own_random_numbers():
         seed_everything(seed)
         for name, part in model.named_modules():
+            own = list(part.parameters(recurse=False))
+            if own and not any(p.requires_grad for p in own):
+                continue  # frozen by its owner, so it stays
             reset = getattr(part, "reset_parameters", None)
             if callable(reset):
                 reset()
-            elif next(part.parameters(recurse=False), None) is not None:
+            elif own:
                 raise HyperParameterError(
                     f"part {name or 'the model itself'!r} ({type(part).__name__}) cannot draw new weights: it has parameters and no "
                     "reset_parameters(); give fresh=, a function that makes a new network"
@@ -116,9 +135,17 @@ def _network(
         return others[lesson.student]
     seed = seed_for(job.seed, job.name, "fresh", lesson.name or "last")
     if fresh is not None and lesson.fresh:
+        if not all(p.requires_grad for p in student.parameters()):
+            raise HyperParameterError(
+                "parts of the student are frozen, which networks from fresh= know nothing of; leave fresh out"
+            )
         with own_random_numbers():
             seed_everything(seed)
             made = fresh()
+        if not isinstance(made, nn.Module) or _shapes(made) != _shapes(blank):
+            raise HyperParameterError(
+                "fresh= must make a network like the student: other names or shapes of weights came"
+            )
         if not lesson.name:
             student.load_state_dict(made.state_dict())
             return student
@@ -127,6 +154,10 @@ def _network(
     if lesson.fresh:
         redraw(original(network), seed)
     return network
+
+
+def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in original(model).state_dict().items()}
 
 
 def _teachers(

@@ -28,6 +28,8 @@ from limbeck.phase import Method, seed_for
 from limbeck.settings import Training
 from limbeck.taps import original
 
+COURSE = "course.json"  # in the folder of a course: which one
+
 
 @dataclass(frozen=True, kw_only=True)
 class Job:

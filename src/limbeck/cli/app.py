@@ -28,7 +28,7 @@ Sets = Annotated[
         "--set", metavar="PATH=VALUE", help="change one setting, e.g. stages.1.method.temperature=8; repeatable"
     ),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress, only the result")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="print nothing")]
 AsJson = Annotated[bool, typer.Option("--json", help="for programs")]
 
 

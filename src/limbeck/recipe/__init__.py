@@ -97,7 +97,7 @@ def baseline_of(recipe: Recipe) -> str | None:
     """The stage that the others are compared with, chosen if the recipe names none."""
     if recipe.baseline is not None:
         return recipe.baseline
-    students = {s.student for s in recipe.plan if isinstance(s, Distill)}
+    students = {s.student for s in recipe.stages if isinstance(s, Distill)}
     students |= {name for s in recipe.plan if isinstance(s, Together) for name in s.students}
     for stage in recipe.plan:
         if isinstance(stage, Train) and stage.model in students:

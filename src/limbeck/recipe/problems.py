@@ -64,13 +64,14 @@ def problems(recipe: Recipe) -> list[tuple[Path, str]]:
         found.append((("seeds",), f"the same seed twice in {list(recipe.seeds)}: repetitions must differ"))
     ready = {name for name, model in recipe.models.items() if model.weights}
     known, seen = set(recipe.models), dict[str, int]()
+    fresh = set(recipe.models) - ready  # what these names mean has weights that can be drawn
     plan, broken = _plan(recipe)
     found += broken
     for index, stage in plan:
         place: Path = ("stages", index)
         found += _name(stage, place, seen)
         seen.setdefault(stage.name, index)
-        found += _misplaced(stage, place, recipe, bool(ready))
+        found += _misplaced(stage, place, recipe.stages[index], fresh, bool(ready))
         for reference in _references(stage, place, recipe.stages[index]):
             if reference.name not in known:
                 text = unknown("model", reference.name, sorted(known), "this recipe before that stage")
@@ -82,6 +83,7 @@ def problems(recipe: Recipe) -> list[tuple[Path, str]]:
         if not isinstance(stage, Evaluate):
             known.add(stage.name)
             ready.add(stage.name)
+            fresh.discard(stage.name)
     trained = [s.name for _, s in plan if not isinstance(s, Evaluate)]
     if recipe.baseline is not None and recipe.baseline not in trained:
         found.append((("baseline",), unknown("stage", recipe.baseline, trained, "this recipe")))
@@ -114,7 +116,9 @@ def _name(stage: Stage, place: Path, seen: dict[str, int]) -> Iterator[tuple[Pat
         yield where, f"stage name {name!r} is {alike!r} but for its case; some systems give both one folder"
 
 
-def _misplaced(stage: Stage, place: Path, recipe: Recipe, anything: bool) -> Iterator[tuple[Path, str]]:
+def _misplaced(
+    stage: Stage, place: Path, written: Stage, fresh: set[str], anything: bool
+) -> Iterator[tuple[Path, str]]:
     """What a stage asks for that makes no sense where it is."""
     if isinstance(stage, Evaluate):
         yield from _unmeasurable(stage, place, anything)
@@ -131,8 +135,7 @@ def _misplaced(stage: Stage, place: Path, recipe: Recipe, anything: bool) -> Ite
                 yield (*place, "members", k), f"{member!r} is there twice; once is enough"
     if isinstance(stage, (Train, Distill, Together)):
         starts = stage.students if isinstance(stage, Together) else (student_of(stage),)
-        written = recipe.stages[int(place[1])]
-        if stage.init and not set(starts) <= set(recipe.models):
+        if stage.init and not set(starts) <= fresh:
             if isinstance(written, Fitted) and is_course(written.method):
                 key = "model" if isinstance(written, Train) else "student"
                 yield (
@@ -142,15 +145,14 @@ def _misplaced(stage: Stage, place: Path, recipe: Recipe, anything: bool) -> Ite
             else:
                 yield (*place, "init"), "it continues from trained weights, so there are none to draw; leave init out"
         if isinstance(stage, Together):
-            yield from _equal_starts(stage, place, recipe)
+            yield from _equal_starts(stage, place, fresh)
         yield from _course(written, place)
 
 
-def _equal_starts(stage: Together, place: Path, recipe: Recipe) -> Iterator[tuple[Path, str]]:
+def _equal_starts(stage: Together, place: Path, fresh: set[str]) -> Iterator[tuple[Path, str]]:
     """Students that start from the same trained weights would stay equal for ever."""
     for k, name in enumerate(stage.students):
-        fresh = name in recipe.models and not recipe.models[name].weights
-        if name in stage.students[:k] and not fresh:
+        if name in stage.students[:k] and name not in fresh:
             text = f"{name!r} is there twice, and trained: both would start from the same weights and stay equal"
             yield (*place, "students", k), text
 

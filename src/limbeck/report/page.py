@@ -155,7 +155,7 @@ def _notes(run: Run, table_notes: Sequence[str], curves: Mapping[str, Mapping[in
 def facts(run: Run) -> list[str]:
     """The line below the verdict."""
     seeds = sorted({r.seed for s in run.stages for r in s.runs})
-    seconds = sum(r.seconds or 0.0 for s in run.stages for r in s.runs)
+    seconds = sum(r.seconds or 0.0 for s in run.stages if s.kind != "peer" for r in s.runs)
     found = [
         {"done": "finished", "running": "still running (or cut off)"}.get(run.status, run.status),
         f"{len(seeds)} seeds" if len(seeds) > 1 else "single run" if seeds else "",

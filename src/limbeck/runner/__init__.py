@@ -38,7 +38,7 @@ def run(
         recipe: what to do.
         out: the run folder; made if need be.
         machine: where to run.
-        quiet: print nothing but the result.
+        quiet: print nothing.
         command: what to type to repeat the run; None makes one up.
 
     Raises:

@@ -47,8 +47,11 @@ def _latency(work: Work, stages: list[Result], seed: int) -> None:
     """Time every architecture of the run, one after the other in turn, and put the figures beside the other costs."""
     lines = {line["name"]: line for line in work.record["stages"]}
     given = work.record["models"]
-    costs_of = {s.name: lines[s.name]["cost"] for s in stages} | {name: line["cost"] for name, line in given.items()}
-    if all(cost.get("latency") for cost in costs_of.values()):
+    # Pairs, not a mapping: a stage may have the name of the network that it started from.
+    costs_of = [(s.name, lines[s.name]["cost"]) for s in stages] + [
+        (name, line["cost"]) for name, line in given.items()
+    ]
+    if all(cost.get("latency") for _, cost in costs_of):
         return
     work.say("measuring latency, one thread, networks in turn ...")
     end = len(work.recipe.plan)
@@ -60,7 +63,7 @@ def _latency(work: Work, stages: list[Result], seed: int) -> None:
             networks[origin] = work.model(name, end, seed).to(work.team.device)
     example = torch.zeros(1, *work.data.shape, device=work.team.device)
     measured = costs.latency(networks, example)
-    for name, cost in costs_of.items():
+    for name, cost in costs_of:
         cost["latency"] = asdict(measured[origins.get(name, name)])
 
 

@@ -34,6 +34,7 @@ def perform(work: Work, index: int, stage: Stage, seed: int, stop: Stop) -> None
     place, line = work.folder / work.place(stage, seed), work.record["stages"][index]
     line["network"] = work.architecture(stage.name, index + 1)
     found = record.read_json(place / "result.json")
+    work.team.wait()  # all have looked before anyone writes it
     if found is None or not (place / "last.safetensors").exists():
         found = _done(work, index, stage, seed, stop)
     line["runs"].append(found)

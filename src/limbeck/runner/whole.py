@@ -19,7 +19,19 @@ from limbeck.data import load
 from limbeck.data.images import Splits
 from limbeck.engine.team import Team, fabric_for, member
 from limbeck.errors import Interrupted, LimbeckError
-from limbeck.recipe import Ensemble, Evaluate, Machine, Recipe, Stage, baseline_of, planned, student_of, teachers_of
+from limbeck.recipe import (
+    Ensemble,
+    Evaluate,
+    Machine,
+    Peer,
+    Recipe,
+    Stage,
+    Together,
+    baseline_of,
+    planned,
+    student_of,
+    teachers_of,
+)
 from limbeck.runner.finish import finish
 from limbeck.runner.shelf import Work
 from limbeck.runner.signals import passing_on_interrupts, stoppable
@@ -92,7 +104,13 @@ def _work_together(fabric: Any, **arguments: Any) -> str | None:
 
 def _line(stage: Stage, written: Stage, cost: Mapping[str, Any]) -> dict[str, Any]:
     """The line of a stage in the record, before it has run; ``written`` is the recipe's stage that it comes from."""
-    line = {**config.to_plain(stage), "name": stage.name, "kind": type(stage).__name__.lower()}
+    method = config.to_plain(written.method) if isinstance(stage, Peer) and isinstance(written, Together) else None
+    line = {
+        **config.to_plain(stage),
+        **({"method": method} if method else {}),
+        "name": stage.name,
+        "kind": type(stage).__name__.lower(),
+    }
     if isinstance(stage, Evaluate):
         return line | {"split": stage.split, "results": {}}
     method = line.get("method")

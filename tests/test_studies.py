@@ -1,0 +1,76 @@
+"""The studies under benchmarks/: their recipes are recipes, and what is published is what was measured."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from limbeck import config
+
+ROOT = Path(__file__).parents[1]
+CLAIMS = ROOT / "benchmarks" / "claims"
+RESULTS = ROOT / "docs" / "results" / "claims"
+SCRIPTS = sorted(CLAIMS.glob("c[0-9][0-9]_*.py"))
+
+
+@pytest.fixture
+def load(monkeypatch):
+    """A script of a study as a module, with the folder that it is in on the path as it is when it runs."""
+
+    def loaded(path):
+        monkeypatch.syspath_prepend(str(path.parent))
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[path.stem] = module  # dataclasses look themselves up there
+        spec.loader.exec_module(module)
+        return module
+
+    before = set(sys.modules)
+    yield loaded
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(ROOT / "benchmarks")):
+            del sys.modules[name]
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_a_claims_verdict_follows_from_its_figures(path, load):
+    claim = load(path).CLAIM
+    assert claim.number == int(path.name[1:3])
+    kept = RESULTS / f"{claim.number:02d}.json"
+    assert kept.exists(), f"measure it: python benchmarks/claims/run.py {claim.number}"
+    told = json.loads(kept.read_text())
+    figures = {int(seed): found for seed, found in told["figures"].items()}
+    assert list(figures) == list(claim.seeds) == told["seeds"]
+    assert claim.judge(figures) == (told["outcome"], told["sentence"])
+    assert (told["claim"], told["setup"], told["settings"]) == (claim.claim, claim.setup, claim.settings)
+    assert told["outcome"] in ("held", "did not hold", "inconclusive")
+
+
+def test_every_published_claim_has_its_script_and_its_place_on_the_page(load):
+    published = {int(path.stem) for path in RESULTS.glob("[0-9][0-9].json")}
+    assert published <= {int(path.name[1:3]) for path in SCRIPTS}
+    page = load(CLAIMS / "run.py").page()
+    assert (ROOT / "docs" / "results" / "claims.md").read_text(encoding="utf-8") == page
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*/*.yaml")), ids=lambda path: path.stem)
+def test_the_recipes_of_studies_are_recipes(path):
+    assert config.read_recipe(path).stages
+
+
+def test_the_effects_study_gives_every_method_the_same_budget(load):
+    study = load(ROOT / "benchmarks" / "effects" / "study.py")
+    for name in study.STUDENTS:
+        made = study.recipe(name, 3, study.Budget(epochs=10, rows=500))
+        assert made.seeds == (3,)
+        trained = [stage for stage in made.plan if hasattr(stage, "training")]
+        assert {stage.rows for stage in trained} == {500}
+        assert {stage.training.epochs for stage in trained if stage.name != "alone-long"} == {10}
+        assert made.baseline == "alone"
+        assert config.read(config.to_yaml(made)).recipe == made
