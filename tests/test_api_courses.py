@@ -122,6 +122,19 @@ def test_one_course_is_not_taken_for_another(tmp_path):
         go(lk.BornAgain(generations=1), "plain")
 
 
+def test_a_network_of_the_zoo_starts_as_the_zoo_does():
+    def made():
+        return lk.build("mlp", classes=CLASSES, in_channels=4, size=1, hidden=[64])
+
+    student, teacher = made(), made()
+    still = lk.Training(epochs=1, optimizer=lk.Optimizer(lr=1e-9))
+    data = [(x.reshape(-1, 4, 1, 1), y) for x, y in pairs()]
+    lk.distill(teacher, student, data, method=lk.BornAgain(generations=2), training=still, quiet=True, device="cpu")
+    spread = student.lessons["1"].layer1[0].weight.std()
+    assert 0.8 < spread / made().layer1[0].weight.std() < 1.25
+    assert student.lessons["1"].layer1[0].bias.abs().max() < 1e-6, "torch's own start has biases"
+
+
 def test_what_is_frozen_draws_no_new_weights():
     student = net(seed=2)
     student[0].requires_grad_(False)

@@ -96,7 +96,7 @@ def measure(seed: int) -> Figures:
     transfer = lk.FactorTransfer(weight=WEIGHT, form="mean")
     found["one"] = student(teachers[0], transfer)
     found["parallel"] = student(teachers, lk.FEED(weight=WEIGHT, form="mean"))
-    found["ensemble"] = student(teachers, lk.EnsembleKD())
+    found["ensemble"] = student(teachers, lk.EnsembleKD(temperature=1.0))
     found["sequence"] = student(teachers[0], lk.FEEDSequence(rounds=3, transfer=transfer))
     found["born_again"] = student(teachers[0], lk.BornAgain(generations=3, hard=1.0))
     return found
@@ -135,10 +135,12 @@ CLAIM = Claim(
     setup=f"Digits, {ROWS} rows, digits_cnn_thin everywhere, {EPOCHS} epochs per network. Three equalities; and accuracy: FEED with "
     f"{TEACHERS} teachers against EnsembleKD with them, FEEDSequence against BornAgain with labels, three rounds each. Held: the "
     "equalities are exact and both pairs are within 1 point of each other; not: an equality fails, or a pair differs clearly.",
-    settings="Otherwise the methods' defaults (BornAgain with hard = 1, as FEED has labels, too); weight of FEED's distances "
-    f"{WEIGHT:g} on the mean (of 5, 20, 100 and the usual 500, which leaves networks of this size at 50 to 60 %), rows, epochs and "
-    "rate (AdamW, 0.005) from a look at seeds 100 to 102.",
+    settings="On seeds 100 to 102: weight of FEED's distances on the mean "
+    f"{WEIGHT:g} (of 5, 20, 100 and the usual 500, which leaves networks of this size at 50 to 60 %); T = 1 for EnsembleKD (of 1, 2, 4); "
+    "T = 1 and labels for BornAgain (of 1, 2, 4; without labels it falls to 79 %); rows, epochs and rate (AdamW, 0.005). A run on seeds 0 "
+    "to 7 had EnsembleKD at its usual T = 4 beside a weight chosen for FEED, which was not fair (83.5 % against 88.5 %); so these "
+    "are new seeds.",
     measure=measure,
     judge=judge,
-    seeds=tuple(range(8)),
+    seeds=tuple(range(8, 16)),
 )

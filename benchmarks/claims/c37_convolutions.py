@@ -72,9 +72,15 @@ def judge(figures):
         f"One or two against the teacher ({said[1]}): " + ", ".join(f"{n} - teacher {points(d)}" for n, d in few.items())
         + "; against three, not judged: " + ", ".join(f"{n} - 3 {points(d)}" for n, d in third.items()) + ".",
     ]  # fmt: skip
-    return (
-        "held" if set(said) == {"held"} else "did not hold" if "did not hold" in said else "inconclusive"
-    ), " ".join(told)
+    deep = {n: difference(figures, "teacher", f"labels_convs_{n}") for n in (1, 2)}
+    if any(outcome(d) != "held" for d in deep.values()):
+        lead = ", ".join(f"teacher - {n} {points(d)}" for n, d in deep.items())
+        told.append(
+            f"From labels the teacher is not clearly above both ({lead}): with so few rows depth hardly pays, and the second part "
+            "has little to test."
+        )
+    whole = "held" if set(said) == {"held"} else "did not hold" if "did not hold" in said else "inconclusive"
+    return whole, " ".join(told)
 
 
 CLAIM = Claim(

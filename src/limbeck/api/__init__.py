@@ -70,8 +70,8 @@ def distill(
             stopped when it is made again; a finished one returns at once.
         quiet: print nothing.
         models: further networks that a course names, such as assistants.
-        fresh: makes a network like the student, for a course whose lessons start from new weights; None: the student's
-            parts draw them with ``reset_parameters``.
+        fresh: makes a network like the student, for a course whose lessons start from new weights; None: a network
+            of the zoo is built again, and the parts of any other draw them with ``reset_parameters``.
 
     Raises:
         LimbeckError: with what was given, what exists, and what to try.

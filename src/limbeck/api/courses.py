@@ -15,6 +15,7 @@ from limbeck.course import STUDENT, TEACHER, Course, Gathering, Lesson, is_taugh
 from limbeck.engine.randomness import own_random_numbers, seed_everything
 from limbeck.errors import HyperParameterError, NameUnknown, RunFolderError, unknown
 from limbeck.methods import TeacherAssistant
+from limbeck.models.byname import again
 from limbeck.models.ensemble import Ensemble
 from limbeck.phase import seed_for
 from limbeck.taps import original
@@ -36,7 +37,8 @@ def perform_course(
         student: the network of the last lesson, and the pattern of the others.
         teachers: the stage's own.
         others: further networks that lessons name.
-        fresh: makes a network like the student with weights of its own; None: the student's own parts draw new ones.
+        fresh: makes a network like the student with weights of its own; None: a network of the zoo is built again, and
+            the parts of any other draw new weights.
 
     Raises:
         HyperParameterError: the course needs a teacher and has none, or the other way round; or a network cannot draw
@@ -47,6 +49,8 @@ def perform_course(
     if job.folder is not None:
         _require_same_course(job, course)
     blank = copy.deepcopy(original(student))
+    if fresh is None and all(p.requires_grad for p in student.parameters()):
+        fresh = again(original(student))  # the zoo's own start, not torch's
     shelf: dict[str, nn.Module] = {}
     records: dict[str, Record] = {}
     for part in lessons_of(course):

@@ -47,6 +47,7 @@ def build(
     if (found := problem(name)) is not None:
         raise NameUnknown(found)
     known = line(name)
+    told = {"name": name, "classes": classes, "in_channels": in_channels, "size": size, **options}
     channels = in_channels if in_channels is not None else known.channels if known else 3
     side = size if size is not None else known.size if known else 32
     for what, value in (("classes", classes), ("in_channels", channels), ("size", side)):
@@ -55,15 +56,26 @@ def build(
     if known is None:
         from limbeck.models import outside
 
-        return _named(outside.build(name, classes, channels, side, options), name)
+        return _named(outside.build(name, classes, channels, side, options), name, told)
     maker: Callable[..., nn.Module] = importlib.import_module(f"limbeck.models.{known.home}").build
     _check_options(name, maker, options)
-    return _named(maker(name, classes, channels, side, **options), name)
+    return _named(maker(name, classes, channels, side, **options), name, told)
 
 
-def _named(model: nn.Module, name: str) -> nn.Module:
-    """The network, knowing what messages should call it.  A plain attribute: no part of its state."""
+def again(model: nn.Module) -> Callable[[], nn.Module] | None:
+    """What makes a network like this one with weights of its own, as `build` does; None if it did not make this one.
+
+    >>> again(build("resnet8", classes=10))().zoo_name
+    'resnet8'
+    """
+    told = getattr(model, "zoo_options", None)
+    return None if told is None else lambda: build(**told)
+
+
+def _named(model: nn.Module, name: str, told: dict[str, Any]) -> nn.Module:
+    """The network, knowing what messages should call it and how it was made.  Plain attributes: no part of its state."""
     object.__setattr__(model, "zoo_name", name)
+    object.__setattr__(model, "zoo_options", told)
     return model
 
 
