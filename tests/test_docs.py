@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from limbeck import catalog, cli
+from limbeck.cli.sizes import sizes
 from limbeck.config import read_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -185,3 +186,15 @@ def test_that_would_notice_one(text):
 )
 def test_and_leaves_others_alone(text):
     assert not FOREIGN.search(text)
+
+
+def test_the_sizes_of_networks_are_those_that_are_counted():
+    rows = re.findall(
+        r"^\| `(\w+)` \|[^|]*\| (\d+x\d+x\d+) \| ([\d,]+) \| ([\d.,]+) M \|$",
+        (ROOT / "docs" / "models.md").read_text(),
+        re.M,
+    )
+    counted = {
+        s.name: ("x".join(map(str, s.input_shape)), f"{s.parameters:,}", f"{s.macs / 1e6:.2f}") for s in sizes(10)
+    }
+    assert {name: tuple(told) for name, *told in rows} == counted

@@ -1,8 +1,8 @@
 """ResNet-9: few and wide layers, for a good teacher in little time (Page: "How to Train Your ResNet", 2018).
 
 Convolution, BatchNorm and ReLU eight times, four of them in two residual pairs; three poolings by 2; the maximum over
-the positions; one linear layer.  Wide 3x3 convolutions keep matrix units busy, where the deep and thin networks of the
-tables leave them idle: at the same accuracy it trains several times faster.
+the positions; one linear layer.  Its wide 3x3 convolutions make better use of matrix units than the deep and thin networks
+of the tables do.
 """
 
 from __future__ import annotations
