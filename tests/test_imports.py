@@ -34,6 +34,7 @@ LIGHT = [
     "limbeck.report",
     "limbeck.report.compare",
     "limbeck.report.page",
+    "limbeck.scores",
     "limbeck.settings",
     "limbeck.starters",
     "limbeck.stats",
@@ -105,7 +106,7 @@ def needed(cls):
     return {f.name: ("x", "y") if f.type == "tuple[str, ...]" else "x" for f in wanted}
 
 
-@pytest.mark.parametrize("room", ["losses", "methods", "models"])
+@pytest.mark.parametrize("room", ["losses", "methods", "models", "scores"])
 def test_the_lazy_rooms_say_all_they_have(room):
     module = importlib.import_module(f"limbeck.{room}")
     for name in module.__all__:

@@ -23,11 +23,12 @@ class Entry:
     Attributes:
         name: what a recipe calls it.
         where: "module:attribute" of the dataclass.
-        kind: "method", "source" or "stage".
+        kind: "method", "compressor", "source" or "stage".
         title: what it is, in a few words.
         paper: authors, title, venue (methods only).
         year: of the paper.
-        family: "labels", "response", "feature", "relation", "online", "self", "combined" or "plug-in".
+        family: "labels", "response", "feature", "relation", "online", "self", "combined" or "plug-in"; of a compressor
+            "pruning", "low-rank" or "quantization".
         status: "works" or "plug-in".
     """
 
@@ -68,6 +69,12 @@ def _method(name: str, where: str, family: str, year: int, title: str, paper: st
 METHODS: tuple[Entry, ...] = (
     _method("supervised", "response:Supervised", "labels", 2016, "labels alone, maybe smoothed",
             "Szegedy, Vanhoucke, Ioffe, Shlens, Wojna: Rethinking the Inception Architecture for Computer Vision (CVPR 2016), section 7"),
+    _method("slimming", "slimming:Slimming", "labels", 2017, "labels, and a price on the scales of batch normalisation",
+            "Liu, Li, Shen, Huang, Yan, Zhang: Learning Efficient Convolutional Networks through Network Slimming (ICCV 2017)"),
+    _method("soft_filter_pruning", "soft_pruning:SoftFilterPruning", "labels", 2018, "labels; the least filters are zeroed after each epoch",
+            "He, Kang, Dong, Fu, Yang: Soft Filter Pruning for Accelerating Deep Convolutional Neural Networks (IJCAI 2018)"),
+    _method("gradual_magnitude", "gradual:GradualMagnitude", "labels", 2017, "labels, while the smallest weights go step by step",
+            "Zhu, Gupta: To prune, or not to prune: exploring the efficacy of pruning for model compression (arXiv 1710.01878)"),
     _method("kd", "response:KD", "response", 2015, "softened class probabilities of the teacher",
             "Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural Network (arXiv 1503.02531)"),
     _method("sigmoid_kd", "response:SigmoidKD", "response", 2015, "KD for multi-label and single-logit binary heads",
@@ -142,6 +149,25 @@ COURSES: tuple[Entry, ...] = (
 )
 # fmt: on
 
+# fmt: off
+COMPRESSORS: tuple[Entry, ...] = (
+    Entry("prune", "limbeck.compress.prune:Prune", "compressor", "whole channels removed, by one of ten scores",
+          "Li, Kadav, Durdanovic, Samet, Graf: Pruning Filters for Efficient ConvNets (ICLR 2017), and those of its scores", 2017, "pruning"),
+    Entry("mask", "limbeck.compress.masks:Mask", "compressor", "single weights held at zero",
+          "Han, Pool, Tran, Dally: Learning both Weights and Connections for Efficient Neural Networks (NIPS 2015)", 2015, "pruning"),
+    Entry("lottery_ticket", "limbeck.compress.lottery:LotteryTicket", "compressor", "masks that train well from the first weights",
+          "Frankle, Carbin: The Lottery Ticket Hypothesis (ICLR 2019)", 2019, "pruning"),
+    Entry("supermask", "limbeck.compress.lottery:Supermask", "compressor", "which untrained weights to keep, learned",
+          "Zhou, Lan, Liu, Yosinski: Deconstructing Lottery Tickets: Zeros, Signs, and the Supermask (NeurIPS 2019)", 2019, "pruning"),
+    Entry("factorize", "limbeck.compress.factorize:Factorize", "compressor", "layers as products of smaller ones",
+          "Kim, Park, Yoo, Choi, Yang, Shin: Compression of Deep Convolutional Neural Networks for Fast and Low Power Mobile Applications (ICLR 2016), and others by kind", 2016, "low-rank"),
+    Entry("quantize", "limbeck.compress.quantize:Quantize", "compressor", "weights and activations in 8 bits",
+          "Jacob, Kligys, Chen, Zhu, Tang, Howard, Adam, Kalenichenko: Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference (CVPR 2018)", 2018, "quantization"),
+    Entry("binarize", "limbeck.compress.binarize:Binarize", "compressor", "weights, and maybe activations, in one bit",
+          "Courbariaux, Hubara, Soudry, El-Yaniv, Bengio: Binarized Neural Networks (2016); Rastegari, Ordonez, Redmon, Farhadi: XNOR-Net (ECCV 2016)", 2016, "quantization"),
+)
+# fmt: on
+
 SOURCES: tuple[Entry, ...] = (
     Entry("digits", "limbeck.data.spec:Digits", "source", "1,797 handwritten digits, 8x8, inside scikit-learn"),
     Entry("cifar10", "limbeck.data.spec:CIFAR10", "source", "CIFAR-10, 32x32 colour, from LIMBECK_DATA or torchvision"),
@@ -153,6 +179,7 @@ STAGES: tuple[Entry, ...] = (
     Entry("train", "limbeck.recipe.stages:Train", "stage", "train one network from labels"),
     Entry("distill", "limbeck.recipe.stages:Distill", "stage", "train a student from a teacher"),
     Entry("together", "limbeck.recipe.stages:Together", "stage", "train several students beside each other"),
+    Entry("compress", "limbeck.recipe.stages:Compress", "stage", "prune, factorize, quantize or binarize a network"),
     Entry("ensemble", "limbeck.recipe.stages:Ensemble", "stage", "the average of several networks, as one"),
     Entry("evaluate", "limbeck.recipe.stages:Evaluate", "stage", "measure networks on the test part"),
 )
@@ -167,9 +194,16 @@ def _plugins() -> tuple[Entry, ...]:
 
 
 def entries(kind: str) -> Mapping[str, Entry]:
-    """The entries of one kind, by name: "method" (with plug-ins), "source" or "stage"."""
-    lines = {"method": (*METHODS, *COURSES, *_plugins()), "source": SOURCES, "stage": STAGES}[kind]
-    return {entry.name: entry for entry in lines}
+    """The entries of one kind, by name: "method" (with plug-ins), "compressor", "technique" (both), "source", "stage"."""
+    methods = (*METHODS, *COURSES, *_plugins())
+    lines = {
+        "method": methods,
+        "compressor": COMPRESSORS,
+        "technique": (*methods, *COMPRESSORS),
+        "source": SOURCES,
+        "stage": STAGES,
+    }
+    return {entry.name: entry for entry in lines[kind]}
 
 
 def find(kind: str, name: str) -> Entry:
@@ -180,14 +214,14 @@ def find(kind: str, name: str) -> Entry:
     """
     known = entries(kind)
     if name not in known:
-        raise NameUnknown(unknown(kind, name, known))
+        raise NameUnknown(unknown("method or compressor" if kind == "technique" else kind, name, known))
     return known[name]
 
 
 def name_of(value: object) -> str:
     """What a recipe calls the class of this value (the inverse of `find`)."""
     where = f"{type(value).__module__}:{type(value).__qualname__}"
-    for kind in ("method", "source", "stage"):
+    for kind in ("technique", "source", "stage"):
         for entry in entries(kind).values():
             if entry.where == where:
                 return entry.name

@@ -21,6 +21,7 @@ from limbeck.models import build, load_weights
 from limbeck.models.ensemble import Ensemble as Average
 from limbeck.phase import Batch
 from limbeck.recipe import (
+    Compress,
     Ensemble,
     Evaluate,
     Fitted,
@@ -136,6 +137,10 @@ def _stages(
             shelf[stage.name] = Average([shelf[name] for name in stage.members], averaging=stage.averaging)
         elif isinstance(stage, Peer):
             shelf[stage.name] = shelf[stage.student]
+        elif isinstance(stage, Compress):
+            made = _compressed(stage, shelf, batch, ("stages", index), found)
+            if made is not None:
+                shelf[stage.name] = made
         elif isinstance(stage, Fitted):
             models = _cast(stage, shelf)
             found += _not_between(recipe.stages[index], models, ("stages", index))
@@ -160,6 +165,25 @@ def _rehearsed(
     return []
 
 
+def _compressed(
+    stage: Compress, shelf: Mapping[str, nn.Module], batch: Batch, place: Path, found: list[tuple[Path, str]]
+) -> nn.Module | None:
+    """What a compressor makes of an untrained network and made-up images; None where that says what is wrong."""
+    beside = tuple(shelf[name.partition("@")[0]] for name in stage.beside)
+    further = {"beside": beside} if beside else {}
+    calibration = [batch] if stage.calibration else []
+    try:
+        return stage.how(shelf[stage.model], example=batch.inputs, calibration=calibration, **further)
+    except NonFiniteError:
+        return copy.deepcopy(shelf[stage.model])
+    except LimbeckError as error:
+        found.append(((*place, "how"), str(error)))
+    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+        text = f"{type(stage.how).__name__} fails on {title(shelf[stage.model])}: {type(error).__name__}: {error}"
+        found.append(((*place, "how"), text))
+    return None
+
+
 def _not_between(written: Stage, models: Mapping[str, nn.Module], place: Path) -> list[tuple[Path, str]]:
     """An assistant that is larger than its teacher, or smaller than its student, is none."""
     if not isinstance(getattr(written, "method", None), TeacherAssistant) or "teacher" not in models:
@@ -177,6 +201,8 @@ def _wanted(stage: Stage) -> tuple[str, ...]:
         return ()
     if isinstance(stage, Ensemble):
         return stage.members
+    if isinstance(stage, Compress):
+        return (stage.model, *(name.partition("@")[0] for name in stage.beside))
     return (*(stage.students if isinstance(stage, Together) else (student_of(stage),)), *teachers_of(stage))
 
 

@@ -90,12 +90,14 @@ class Moment(NamedTuple):
         epoch: epochs of this phase done so far, with their fraction.
         epochs: how many epochs this phase has in all.
         step: optimizer steps of this phase done so far, counted in batches.
+        steps: how many of them an epoch has, or None where nobody knows.
     """
 
     generator: Generator
     epoch: float = 0.0
     epochs: float = 1.0
     step: int = 0
+    steps: int | None = None
 
     @property
     def progress(self) -> float:

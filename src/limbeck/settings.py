@@ -197,6 +197,8 @@ class Training:
         compile: hand the networks to ``torch.compile`` (20-40 s each; pays after some 2,000 steps).
         patience: stop when the validation part has not improved for so many epochs, or None.
         checkpoint: seconds between two checkpoints (there is one at the end of every epoch, too).
+        snapshots: after how many optimizer steps of the stage to keep the student's weights as they are then, as
+            ``step-N.safetensors`` in the stage's folder; for going back to them later.
     """
 
     epochs: int = 30
@@ -211,6 +213,7 @@ class Training:
     compile: bool = False
     patience: int | None = None
     checkpoint: float = 60.0
+    snapshots: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         require_whole(epochs=self.epochs, batch_size=self.batch_size, accumulate=self.accumulate)
@@ -232,6 +235,12 @@ class Training:
         require(
             finite(self.checkpoint) and self.checkpoint > 0, "checkpoint", self.checkpoint, "more than zero seconds"
         )
+        require(isinstance(self.snapshots, (tuple, list)), "snapshots", self.snapshots, "a list of numbers of steps")
+        for step in self.snapshots:
+            require_whole(snapshots=step)
+            require(
+                step >= 1, "snapshots", step, "optimizer steps, at least 1; 0 would be the weights before the stage"
+            )
 
 
 def divide_epochs(epochs: int, shares: Iterable[float]) -> list[int]:

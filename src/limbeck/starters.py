@@ -1,4 +1,4 @@
-"""``limbeck new METHOD``: a commented recipe to start from, on data that is always there.
+"""``limbeck new NAME``: a commented recipe to start from, on data that is always there.
 
 The text is made from the method's own dataclass, so that it can name no setting that does not exist.
 """
@@ -103,6 +103,51 @@ stages:
 {training}
 """
 
+_COMPRESSED = """
+models:
+  original: digits_cnn       # any name from: limbeck models; with "weights: FILE" it needs no training here
+
+stages:
+  - kind: train
+    name: original
+    model: original
+    training:
+{training}
+
+  - kind: compress
+    name: {name}
+    model: original
+    # calibration: 512       # training rows that a compressor may look at
+    how:
+      kind: {name}
+{settings}
+"""
+
+_TUNED = """
+  - kind: distill            # what it lost is learnt again, from the network that it was made of
+    name: {name}-tuned
+    student: {name}
+    teacher: original
+    method: kd
+    training:
+{training}
+"""
+
+_ROUNDS = """
+models:
+  original: digits_cnn       # any name from: limbeck models
+
+stages:
+  - kind: compress           # its rounds are called {name}.0, {name}.1 ...
+    name: {name}
+    model: original
+    how:
+      kind: {name}
+{settings}
+    training:
+{training}
+"""
+
 _TRAINING = """\
       epochs: 30
       batch_size: 64
@@ -114,11 +159,17 @@ _TRAINING = """\
 _ADAPTED: dict[str, dict[str, tuple[Any, str]]] = {
     "sum": {"methods": (("kd", {"kind": "nst", "hard": 0}), "two or more; hard: 0, as kd has the labels already")},
     "teacher_assistant": {"assistants": (("assistant",), "names of models above; each becomes a stage of its own")},
+    "prune": {"keep": (0.5, "half of the channels; or macs, or latency")},
+    "mask": {"density": (0.2, "a fifth of the weights is kept")},
+    "factorize": {"energy": (0.9, "or rank, or macs")},
     "sigmoid_kd": {"hard": (0, "digits have one class each; labels for this method say yes or no to every class")},
 }
 
 # Methods that stand in a stage without a teacher, although their family has teachers.
 _OWN_TEACHER = {"defensive_distillation"}
+# Compressors that train by themselves, and those after which there is nothing to learn again.
+_TRAINS = {"lottery_ticket", "supermask"}
+_WHOLE = {"quantize"}
 # Further networks that a starter names, with their reasons.
 _MODELS: dict[str, str] = {
     "teacher_assistant": "  assistant: plain_2         # between the two in size\n",
@@ -133,7 +184,7 @@ _NO_VIEWS, _SOME_VIEWS = (
 
 
 def starter(method: str) -> str:
-    """A recipe for the method, as text.
+    """A recipe for the method or compressor, as text.
 
     Raises:
         NameUnknown: there is no such method; the message has near names.
@@ -141,7 +192,7 @@ def starter(method: str) -> str:
     >>> print(starter("kd").splitlines()[0])
     # kd: softened class probabilities of the teacher
     """
-    entry = catalog.find("method", method)
+    entry = catalog.find("technique", method)
     body = _body(entry)
     if entry.name in _MODELS:
         body = body.replace("\nstages:", _MODELS[entry.name] + "\nstages:", 1)
@@ -155,6 +206,8 @@ def starter(method: str) -> str:
 
 def _body(entry: Entry) -> str:
     """The models and stages around the method."""
+    if entry.kind == "compressor":
+        return _ROUNDS if entry.name in _TRAINS else _COMPRESSED + (_TUNED if entry.name not in _WHOLE else "")
     if entry.family == "online":
         return _TOGETHER
     return _ALONE if entry.family == "labels" or entry.name in _OWN_TEACHER else _TAUGHT

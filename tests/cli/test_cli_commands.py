@@ -64,10 +64,10 @@ def test_a_starter_goes_to_a_new_file_only(tmp_path, capsys):
 def test_methods_as_json(capsys):
     assert main(["methods", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
-    assert [line["name"] for line in listed] == METHODS
+    assert [line["name"] for line in listed] == [*METHODS, *catalog.entries("compressor")]
     for line in listed:
         assert {"name", "kind", "paper", "year", "family", "status"} <= set(line)
-        assert line["kind"] == "method"
+        assert line["kind"] == ("method" if line["name"] in METHODS else "compressor")
         assert line["paper"]
         assert line["year"] > 1990
 
@@ -97,7 +97,7 @@ def test_one_method_is_explained(name, capsys):
 
 def test_unknown_names_have_near_ones(capsys):
     assert main(["methods", "fitnet"]) == 2
-    assert "no method 'fitnet'; near: fitnets" in capsys.readouterr().err
+    assert "no method or compressor 'fitnet'; near: fitnets" in capsys.readouterr().err
     assert main(["new", "ntst"]) == 2
     assert "near: nst" in capsys.readouterr().err
 

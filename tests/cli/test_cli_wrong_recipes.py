@@ -52,7 +52,7 @@ TABLE = [
     Wrong("empty", lambda _: "", "recipe.yaml: is empty; a recipe is a mapping"),
     Wrong("a key given twice", swap("    student: student\n", "    student: student\n    student: teacher\n"), "recipe.yaml:11: stages[1].student: this key is given twice, first in line 10"),
     Wrong("code", swap("{kind: kd, temperature: 4}", "!!python/object/apply:os.system [exit]"), "recipe.yaml:12: stages[1].method: the tag !!python/object/apply:os.system is not read"),
-    Wrong("a module by name", swap("kind: kd", "kind: os.system"), "recipe.yaml:12: stages[1].method.kind: no method 'os.system'; there are: supervised, kd"),
+    Wrong("a module by name", swap("kind: kd", "kind: os.system"), "recipe.yaml:12: stages[1].method.kind: no method 'os.system'; there are: supervised, slimming"),
     Wrong("teacher with another class count", swap("teacher: digits_cnn", "teacher: {name: digits_cnn, options: {classes: 7}}"), "recipe.yaml:12: stages[1].method: N_t != N_s: the teacher scores 7 classes and the student 10", deep=True),
     Wrong("unreadable weights", swap("teacher: digits_cnn", "teacher: {name: digits_cnn, weights: recipe.yaml}"), "recipe.yaml:3: models.teacher.weights: recipe.yaml cannot be read as a safetensors file", deep=True),
     Wrong("layer that does not exist", swap("{kind: kd, temperature: 4}", "{kind: nst, pairs: [[layr3, layer3]]}"), "recipe.yaml:12: stages[1].method: no layer 'layr3' in digits_cnn_thin; near: layer3", deep=True),

@@ -37,6 +37,11 @@ def sure_each(t):
     return 200.0 * t.double() - 100.0
 
 
+def beyond_doubt(t):
+    """Logits far above zero for the class ids, and far below for the others."""
+    return 200.0 * torch.nn.functional.one_hot(t, 5).double() - 100.0
+
+
 NORMS = ("squared", "plain")
 PARTS = ((0, 3), (1, 2, 4))
 EACH = ((0,), (1,), (2,), (3,), (4,))
@@ -99,6 +104,14 @@ TABLE = [
         draw(B, 5),
         lambda g: torch.randint(2, (B, 5), generator=g),
         sure_each,
+        True,
+    ),
+    Loss(
+        "squared_hinge",
+        losses.squared_hinge,
+        draw(B, 5),
+        lambda g: torch.randint(5, (B,), generator=g),
+        beyond_doubt,
         True,
     ),
     *[

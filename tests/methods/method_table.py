@@ -9,6 +9,12 @@ SUM = {"methods": (KD(hard=0.0), NST(weight=5.0))}
 # Name -> settings under which it is tried, and the phases it must have.
 TABLE = {
     "supervised": [({}, ["train"]), ({"label_smoothing": 0.1}, ["train"])],
+    "slimming": [({}, ["train"]), ({"weight": settings.Ramp(start=0.0, end=0.01), "label_smoothing": 0.1}, ["train"])],
+    "soft_filter_pruning": [({}, ["train"]), ({"by": "fpgm", "keep": 0.4, "mix": 0.2, "every": 2}, ["train"])],
+    "gradual_magnitude": [
+        ({}, ["train"]),
+        ({"scope": "global", "density": 0.2, "every": 2, "begin": 0.3, "end": 1.0, "skip": ("fc",)}, ["train"]),
+    ],
     "kd": [({}, ["distill"]), ({"soft": settings.Ramp(start=1.0, end=0.0), "hard": 0.0}, ["distill"])],
     "sigmoid_kd": [({}, ["distill"]), ({"hard": 0.0}, ["distill"])],
     "logit_matching": [({}, ["statistics", "distill"]), ({"standardize": False, "hard": 0.5}, ["distill"])],
@@ -81,8 +87,8 @@ CASTS: dict[str, dict[str, int]] = {
     "mutual_learning": {"student": 3, "peer2": 4},
     "cohort": {"student": 3, "peer2": 4, "peer3": 3},
 }
-# Methods that compare samples with each other: their terms are one number for the batch.
-BETWEEN_SAMPLES: set[str] = {"rkd", "similarity_preserving", "pkt", "cc"}
+# Methods with terms that are one number for the batch: they compare samples with each other, or put a price on weights.
+BETWEEN_SAMPLES: set[str] = {"rkd", "similarity_preserving", "pkt", "cc", "slimming"}
 # Terms that compare consecutive samples of a batch, by the name and form of their method: their order counts.
 IN_ORDER = {("cc", "benchmark"): {"cc"}}
 # Settings with which a method needs labels, where its own do without.

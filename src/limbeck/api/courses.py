@@ -11,7 +11,7 @@ from torch import nn
 from limbeck import record as files
 from limbeck.api.fitting import COURSE, Job, cost_of, hang, perform
 from limbeck.api.outcome import Record
-from limbeck.course import STUDENT, TEACHER, Course, Gathering, Lesson, is_taught, lessons_of
+from limbeck.course import STUDENT, TEACHER, Course, Gathering, Lesson, Operation, is_taught, lessons_of
 from limbeck.engine.randomness import own_random_numbers, seed_everything
 from limbeck.errors import HyperParameterError, NameUnknown, RunFolderError, unknown
 from limbeck.methods import TeacherAssistant
@@ -58,6 +58,8 @@ def perform_course(
             shelf[part.name] = Ensemble([shelf[name[1:]] for name in part.members], averaging=part.averaging)
             records[part.name] = _measured(job, part, shelf[part.name])
             continue
+        if isinstance(part, Operation) or part.method is None:
+            raise HyperParameterError(f"{type(course).__name__} compresses between its trainings: use limbeck.compress")
         network = _network(job, part, student, blank, others, fresh)
         taught_by = [one for name in part.teachers for one in _teachers(name, teachers, shelf, others)]
         _require_smaller(course, network, taught_by)

@@ -252,6 +252,95 @@ def report(
     print_report(run, open_page=open_page)
 
 
+@app.command()
+def search(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="a recipe with a section `search`")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="folder for the search and all its runs")] = None,
+    trials: Annotated[int | None, typer.Option(min=1, help="how many trials, instead of what the file says")] = None,
+    sets: Sets = None,
+    only_check: Annotated[bool, typer.Option("--check", help="only say what is wrong with the file")] = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Find the best chain under a budget.
+
+    Each trial is an ordinary run of the recipe with other settings, judged on validation rows. A search that was stopped
+    goes on where it was when the same command is given again; with more --trials, one that is done goes on too.
+
+    \b
+    Examples:
+      limbeck search search.yaml --out searches/first
+      limbeck search search.yaml --out searches/strict --trials 40 --set search.within.points=0.5
+    """
+    from limbeck.cli.search import print_search
+
+    print_search(
+        file,
+        out=out,
+        trials=trials,
+        sets=sets or (),
+        only_check=only_check,
+        quiet=quiet,
+        as_json=as_json,
+        command=_command(),
+    )
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="folder of a run")],
+    to: Annotated[
+        str, typer.Option("--to", help="onnx, onnx-int8, torch, aot, safetensors, openvino or executorch")
+    ] = "onnx",
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="the stage whose network it is; by default the last")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="the repetition; by default the first")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="the folder to make; RUN/exports/STAGE-seed-N-FORMAT by default")
+    ] = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a network of a run as files that run elsewhere.
+
+    What was written is opened again and compared with the network; if it differs, nothing is kept. deploy.json beside it
+    says how a picture becomes an input and what comes out.
+
+    \b
+    Examples:
+      limbeck export runs/first --to onnx
+      limbeck export runs/first --model kd --to onnx-int8 --out deploy
+    """
+    from limbeck.cli.export import print_export
+
+    print_export(run, to=to, model=model, seed=seed, out=out, quiet=quiet, as_json=as_json)
+
+
+@app.command()
+def predict(
+    run: Annotated[Path, typer.Argument(metavar="FOLDER", help="of a run, or of an exported network")],
+    pictures: Annotated[list[Path], typer.Argument(metavar="PICTURES...", help="image files")],
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="the stage whose network is asked; by default the last")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="the repetition; by default the first")] = None,
+    top: Annotated[int, typer.Option(min=1, help="how many classes to show")] = 5,
+    as_json: AsJson = False,
+) -> None:
+    """Ask networks about pictures: the original beside the small one.
+
+    \b
+    Examples:
+      limbeck predict runs/first cat.png dog.jpg
+      limbeck predict runs/first --model kd --top 3 cat.png
+      limbeck predict runs/first/exports/kd-seed-0-onnx cat.png
+    """
+    from limbeck.cli.predict import print_predictions
+
+    print_predictions(run, pictures, model=model, seed=seed, top=top, as_json=as_json)
+
+
 def _refuse(found: list[str]) -> None:
     if found:
         raise RecipeError("\n".join(found), tuple(found))

@@ -12,8 +12,8 @@ from limbeck.cli import say
 
 
 def print_methods(name: str | None, *, as_json: bool) -> None:
-    """All methods, or one of them with its formula, settings and presets."""
-    found = [catalog.find("method", name)] if name else list(catalog.entries("method").values())
+    """All methods and compressors, or one of them with its formula, settings and presets."""
+    found = [catalog.find("technique", name)] if name else list(catalog.entries("technique").values())
     if as_json:
         listed = [_details(entry) for entry in found] if name else [_line(entry) for entry in found]
         say.line(json.dumps(listed, indent=2, ensure_ascii=False))

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -23,9 +23,11 @@ class Cost:
     """The size of a model.
 
     Attributes:
-        parameters: how many numbers are trained; a tied parameter counts once.
+        parameters: how many numbers are trained; a tied parameter counts once.  Of a quantized network, as many as
+            the one that it was made of has.
         macs: multiply-accumulates of one sample (convolutions, linear layers, matrix products).
-        bytes: length of its safetensors file: parameters and buffers.
+        bytes: length of its safetensors file, parameters and buffers; of a quantized network, of its program's file; of
+            a binary one, of its packed file (`limbeck.compress.binary.pack`), which has a bit for a binary weight.
     """
 
     parameters: int
@@ -68,7 +70,25 @@ def cost(model: nn.Module, inputs: Any) -> Cost:
     32
     """
     unique = {id(p): p.numel() for p in model.parameters()}
-    return Cost(sum(unique.values()), count_macs(model, inputs), len(packed(model)))
+    return Cost(
+        getattr(model, "float_parameters", None) or sum(unique.values()), count_macs(model, inputs), file_bytes(model)
+    )
+
+
+def is_program(model: nn.Module) -> bool:
+    """Whether this is a quantized program, which knows its own file and its own fast form; asked without importing it."""
+    return type(model).__name__ == "Quantized" and type(model).__module__ == "limbeck.compress.int8.program"
+
+
+def file_bytes(model: nn.Module) -> int:
+    """How long the file is in which this network is handed over; a network with a file of its own kind knows it."""
+    if is_program(model):
+        return cast(Any, model).file_bytes()
+    if any(type(part).__module__ == "limbeck.compress.binary.layers" for part in model.modules()):
+        from limbeck.compress.binary import packed_bytes
+
+        return packed_bytes(model)
+    return len(packed(model))
 
 
 def latency(models: Mapping[str, nn.Module], inputs: Any, *, repeats: int = 50, warmup: int = 5) -> dict[str, Latency]:

@@ -14,15 +14,16 @@ from typing import Any, get_args, get_origin
 
 from limbeck import catalog
 from limbeck.config.docs import attributes
-from limbeck.config.fields import SUM, chosen_kind, fields_of, has_default, hints_of, key_of
+from limbeck.config.fields import SUM, chosen_kind, default_of, fields_of, has_default, hints_of, key_of
 from limbeck.config.leaves import BROKEN, Broken, leaf
 from limbeck.config.place import Path, Problem
 from limbeck.config.words import members, nouns, shown
 from limbeck.errors import HyperParameterError, LimbeckError, unknown
-from limbeck.recipe import Distill, Ensemble, Evaluate, Model, Together, Train
+from limbeck.recipe import Compress, Distill, Ensemble, Evaluate, Made, Model, Together, Train
 
 # A stage or model that is wrong in a detail still takes part in the checks between stages.
-_KEPT_WHEN_WRONG = (Train, Distill, Together, Ensemble, Evaluate, Model)
+_KEPT_WHEN_WRONG = (Train, Distill, Together, Compress, Ensemble, Evaluate, Model)
+_PRESETS = ("method", "compressor")  # the kinds that may have published settings
 
 
 def refuse_unknown_keys(
@@ -38,12 +39,16 @@ def build_field(cls: Any, name: str, value: Any, path: Path, found: list[Problem
     """The value of one field of a dataclass."""
     hint = hints_of(cls)[name]
     kind = chosen_kind(cls, name)
+    if Made in members(hint) and isinstance(value, dict):
+        return _made(value, path, found)
     if kind == "stage":
         return _several("stage", value, path, found)
     if kind == "methods":
         return _several("method", value, path, found)
     if kind == "method" and isinstance(value, list):
         return _chosen(kind, {"kind": SUM, "methods": value}, path, found)
+    if kind is not None and value is None and has_default(field := fields_of(cls)[name]) and default_of(field) is None:
+        return None
     if kind is not None:
         return _chosen(kind, value, path, found)
     if get_origin(hint) is Mapping and dataclasses.is_dataclass(get_args(hint)[1]):
@@ -61,6 +66,31 @@ def _several(kind: str, value: Any, path: Path, found: list[Problem]) -> Any:
     made = tuple(_chosen(kind, item, (*path, i), found) for i, item in enumerate(value))
     # A broken stage has a stand-in later on; a sum with a broken part is none.
     return BROKEN if kind == "method" and any(isinstance(item, Broken) for item in made) else made
+
+
+def _made(value: Mapping[str, Any], path: Path, found: list[Problem]) -> Any:
+    """``{from: NAME, COMPRESSOR: settings}``."""
+    known = list(catalog.entries("compressor"))
+    refuse_unknown_keys(value, ["from", *known], "a network made from another", path, found)
+    hows = [key for key in value if key in known]
+    source = value.get("from")
+    if not isinstance(source, str):
+        found.append(
+            Problem((*path, "from"), "the name of the network that the student is made of is needed: {from: NAME, ...}")
+        )
+        return BROKEN
+    if len(hows) != 1:
+        told = f"one compressor, of: {', '.join(known)}"
+        found.append(Problem(path, f"expected {told}; got {', '.join(hows) if hows else 'none'}"))
+        return BROKEN
+    settings = value[hows[0]]
+    if settings is not None and not isinstance(settings, dict):
+        found.append(Problem((*path, hows[0]), f"expected a mapping with its settings, got {shown(settings)}"))
+        return BROKEN
+    here: list[Problem] = []
+    how = _chosen("compressor", {"kind": hows[0], **(settings or {})}, (*path, hows[0]), here)
+    found += here
+    return BROKEN if isinstance(how, Broken) else Made(source=source, how=how)
 
 
 def _mapping(cls: Any, value: Any, path: Path, found: list[Problem]) -> Any:
@@ -100,12 +130,12 @@ def _chosen(kind: str, value: Any, path: Path, found: list[Problem]) -> Any:
         return BROKEN
     settings = {key: item for key, item in given.items() if key != "kind"}
     title = f"{kind} {name!r}"
-    if kind == "method" and "preset" in settings and "preset" not in fields:
+    if kind in _PRESETS and "preset" in settings and "preset" not in fields:
         chosen = settings.pop("preset")
         return build_dataclass(
             cls, settings, path, found, title=title, named=True, make=_preset(name, chosen, (*path, "preset"), found)
         )
-    also = ("preset",) if kind == "method" else ()
+    also = ("preset",) if kind in _PRESETS else ()
     return build_dataclass(cls, settings, path, found, title=title, named=True, also=also)
 
 

@@ -13,7 +13,7 @@ import yaml
 from limbeck import catalog
 from limbeck.config.fields import SUM, default_of, fields_of, has_default, key_of
 from limbeck.config.nodes import CORE
-from limbeck.recipe import Machine, Model, Recipe
+from limbeck.recipe import Machine, Made, Model, Recipe
 
 
 def to_data(recipe: Recipe, machine: Machine | None = None, *, defaults: bool = False) -> dict[str, Any]:
@@ -70,6 +70,10 @@ def to_plain(value: Any, defaults: bool = False) -> Any:
 
 def _mapping(value: Any, defaults: bool) -> dict[str, Any]:
     """A dataclass as a mapping: its kind if it has one in the catalogue, then its settings."""
+    if isinstance(value, Made):
+        how = to_plain(value.how, defaults)
+        settings = {key: item for key, item in how.items() if key != "kind"} if isinstance(how, dict) else {}
+        return {"from": value.source, catalog.name_of(value.how): settings}
     name = catalog.name_of(value)
     is_named = _is_named(value)
     made: dict[str, Any] = {"kind": name} if is_named else {}
@@ -84,7 +88,7 @@ def _is_named(value: Any) -> bool:
     """Whether a recipe chooses this value's class by the key ``kind``."""
     name = catalog.name_of(value)
     return (
-        any(name in catalog.entries(kind) for kind in ("method", "source", "stage"))
+        any(name in catalog.entries(kind) for kind in ("technique", "source", "stage"))
         or hasattr(value, "phases")
         or hasattr(value, "lessons")
     )

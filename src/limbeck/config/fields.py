@@ -9,7 +9,7 @@ from typing import Any, get_args, get_origin
 
 from limbeck import catalog
 from limbeck.data.spec import Data
-from limbeck.recipe import Distill, Recipe, Together, Train
+from limbeck.recipe import Compress, Distill, Recipe, Together, Train
 
 SUM = "sum"  # a list where a method is wanted means their sum
 
@@ -19,6 +19,8 @@ CHOSEN: Mapping[tuple[type, str], str] = {
     (Train, "method"): "method",
     (Distill, "method"): "method",
     (Together, "method"): "method",
+    (Compress, "how"): "compressor",
+    (Compress, "method"): "method",
     (Recipe, "stages"): "stage",
 }
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path as File
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from limbeck.config import place
 from limbeck.config.nodes import MOST_CHARACTERS, Unreadable, read_nodes
@@ -15,6 +15,8 @@ from limbeck.config.place import Places, Problem
 from limbeck.config.whole import build
 from limbeck.errors import RecipeError
 from limbeck.recipe import Machine, Recipe
+
+_APART = {"search": "this section belongs to `limbeck search`, which runs the file; other commands take it without"}
 
 
 class Parsed(NamedTuple):
@@ -25,12 +27,14 @@ class Parsed(NamedTuple):
         machine: its section ``machine``; the default one if it has none.
         text: the file as it was.
         places: where each part of it was written.
+        apart: the sections that are no part of a recipe and that the reader asked for, as plain data.
     """
 
     recipe: Recipe
     machine: Machine
     text: str
     places: Places
+    apart: Mapping[str, Any]
 
     @property
     def lines(self) -> Mapping[place.Path, int]:
@@ -55,8 +59,13 @@ def read_recipe(source: str | os.PathLike[str], sets: Iterable[str] = ()) -> Rec
     return read(source, sets).recipe
 
 
-def read(source: str | os.PathLike[str], sets: Iterable[str] = ()) -> Parsed:
-    """Like `read_recipe`, with the machine, the text, and where everything was written."""
+def read(source: str | os.PathLike[str], sets: Iterable[str] = (), apart: Collection[str] = ()) -> Parsed:
+    """Like `read_recipe`, with the machine, the text, and where everything was written.
+
+    Args:
+        source, sets: see `read_recipe`.
+        apart: sections for somebody else, handed over as they are.
+    """
     name, text = _text(source)
     try:
         data, lines, found = read_nodes(text)
@@ -64,10 +73,12 @@ def read(source: str | os.PathLike[str], sets: Iterable[str] = ()) -> Parsed:
         raise RecipeError(f"{name}:{error.line}: {error}" if error.line else f"{name}: {error}") from None
     made, wrong = override(data, sets) if isinstance(data, dict) else ({}, [])
     places = Places(name, lines, made)
+    held = {key: data.pop(key) for key in _APART if key in data} if isinstance(data, dict) else {}
+    unasked = [Problem((key,), _APART[key]) for key in held if key not in apart]
     built = build(data, found)
-    if built.recipe is None or wrong:
-        raise refusal([problem.text for problem in wrong] + _in_order(built.problems, places))
-    return Parsed(built.recipe, built.machine, text, places)
+    if built.recipe is None or wrong or unasked:
+        raise refusal([problem.text for problem in wrong] + _in_order([*unasked, *built.problems], places))
+    return Parsed(built.recipe, built.machine, text, places, held)
 
 
 def check(parsed: Parsed, *, shape_only: bool = False) -> list[str]:

@@ -12,7 +12,7 @@ from limbeck.config.dump import to_plain
 from limbeck.config.fields import chosen_kind, default_of, fields_of, has_default, hints_of, key_of
 from limbeck.config.leaves import adapter, without_classes
 from limbeck.config.words import members
-from limbeck.recipe import Machine, Model, Recipe
+from limbeck.recipe import Machine, Made, Model, Recipe
 
 _SHORT = "a name alone stands for a mapping with nothing else in it"
 
@@ -62,12 +62,16 @@ def _object(cls: Any, defs: dict[str, Any], named: bool = False) -> dict[str, An
 def _of_field(cls: Any, name: str, defs: dict[str, Any]) -> dict[str, Any]:
     hint = hints_of(cls)[name]
     kind = chosen_kind(cls, name)
+    if Made in members(hint):
+        return {"anyOf": [{"type": "string"}, _made_of(defs)]}
     if kind == "stage":
         return {"type": "array", "minItems": 1, "items": _one_of(kind, defs, short=False)}
     if kind == "methods":
         return _many_methods(defs)
     if kind == "method":
-        return {"anyOf": [_any_method(defs), {**_many_methods(defs), "description": "the sum of several"}]}
+        several = {**_many_methods(defs), "description": "the sum of several"}
+        none = [{"type": "null"}] if _may_be_none(cls, name) else []
+        return {"anyOf": [_any_method(defs), several, *none]}
     if kind is not None:
         return _one_of(kind, defs, short=True)
     if get_origin(hint) is Mapping and get_args(hint)[1] is Model:
@@ -77,6 +81,29 @@ def _of_field(cls: Any, name: str, defs: dict[str, Any]) -> dict[str, Any]:
         return classes[0]
     plain = _of_leaf(hint)
     return {"anyOf": [*classes, plain]} if classes else plain
+
+
+def _made_of(defs: dict[str, Any]) -> dict[str, Any]:
+    """``{from: NAME, COMPRESSOR: settings}``."""
+    choices = {}
+    for name, entry in catalog.entries("compressor").items():
+        settings = _object(entry.load(), defs, named=True)
+        settings["properties"]["preset"] = {"enum": _presets(name)} if _presets(name) else {}
+        choices[name] = {"anyOf": [settings, {"type": "null"}], "description": entry.title}
+    source = {"type": "string", "description": "the network that the student is made of"}
+    return {
+        "type": "object",
+        "properties": {"from": source, **choices},
+        "required": ["from"],
+        "minProperties": 2,
+        "maxProperties": 2,
+        "additionalProperties": False,
+    }
+
+
+def _may_be_none(cls: Any, name: str) -> bool:
+    field = fields_of(cls)[name]
+    return has_default(field) and default_of(field) is None
 
 
 def _any_method(defs: dict[str, Any]) -> dict[str, Any]:
@@ -115,7 +142,7 @@ def _one_of(kind: str, defs: dict[str, Any], *, short: bool) -> dict[str, Any]:
             bare.append(name)
         made["properties"] = {"kind": {"const": name, "description": entry.title}, **made["properties"]}
         made["required"] = ["kind", *made.get("required", [])]
-        if kind == "method" and (presets := _presets(name)):
+        if kind in ("method", "compressor") and (presets := _presets(name)):
             made["properties"]["preset"] = {"enum": presets, "description": "settings to start from"}
         defs[cls.__name__] = {"description": f"{entry.title}. {summary(cls)}", **made}
         choices.append({"$ref": f"#/$defs/{cls.__name__}"})
@@ -125,4 +152,4 @@ def _one_of(kind: str, defs: dict[str, Any], *, short: bool) -> dict[str, Any]:
 def _presets(name: str) -> list[str]:
     from limbeck.methods.presets import presets_of
 
-    return list(presets_of(catalog.find("method", name).load()))
+    return list(presets_of(catalog.find("technique", name).load()))

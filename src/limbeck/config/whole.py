@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
 
@@ -12,7 +13,7 @@ from limbeck.config.leaves import BROKEN, Broken
 from limbeck.config.place import Path, Problem
 from limbeck.config.words import shown
 from limbeck.models import problem as problem_of_name
-from limbeck.recipe import Distill, Ensemble, Evaluate, Machine, Model, Recipe, Together, Train, problems
+from limbeck.recipe import Compress, Distill, Ensemble, Evaluate, Machine, Model, Recipe, Together, Train, problems
 
 
 class Built(NamedTuple):
@@ -117,11 +118,21 @@ def _stand_in_stage(stage: Any, given: Any) -> Any:
         return Evaluate(name=name)
     if given.get("kind") == "together":
         return Together(name=name, students=("?", "?"), method=None)
+    if given.get("kind") == "compress":
+        return Compress(name=name, model=texts["model"], how=_Anything())
     if given.get("kind") == "ensemble":
         return Ensemble(name=name, members=("?",))
     if given.get("kind") == "distill":
         return Distill(name=name, student=texts["student"], teacher=texts["teacher"], method=None)
     return Train(name=name, model=texts["model"])
+
+
+@dataclass(frozen=True)
+class _Anything:
+    """Stands for a compressor that could not be read."""
+
+    def __call__(self, model: Any, *, example: Any, calibration: Any = ()) -> Any:
+        return model
 
 
 def _made_up(path: Path, stages: Any, given: Any) -> bool:

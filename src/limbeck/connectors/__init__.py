@@ -5,6 +5,7 @@ from __future__ import annotations
 from limbeck.connectors.contrast import Constants, Embedding, Memory
 from limbeck.connectors.factors import Paraphraser, factor_channels, paraphraser, translator
 from limbeck.connectors.guess import Guess
+from limbeck.connectors.masks import Masks, silence
 from limbeck.connectors.neurons import NeuronStatistics, Selection, select_neurons
 from limbeck.connectors.regressor import Shape, activation_of, regressor
 from limbeck.connectors.remember import Remember
@@ -15,6 +16,7 @@ __all__ = [
     "Constants",
     "Embedding",
     "Guess",
+    "Masks",
     "Memory",
     "NeuronStatistics",
     "Paraphraser",
@@ -28,5 +30,6 @@ __all__ = [
     "paraphraser",
     "regressor",
     "select_neurons",
+    "silence",
     "translator",
 ]

@@ -47,7 +47,10 @@ def identity(name: str, seed: int, method: Method, training: Training) -> str:
 
     Nor is where in memory an object lies, which a method without a text of its own has in its ``repr``.
     """
-    said = re.sub(r" at 0x[0-9a-fA-F]+", "", repr((name, seed, method, {**vars(training), "checkpoint": None})))
+    settings = {**vars(training), "checkpoint": None}
+    if not training.snapshots:  # which older versions did not know: their checkpoints go on
+        del settings["snapshots"]
+    said = re.sub(r" at 0x[0-9a-fA-F]+", "", repr((name, seed, method, settings)))
     return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 
@@ -152,10 +155,20 @@ class _Session:
                 f"training.epochs = {training.epochs}: too few for the {len(self.phases)} phases of this method; "
                 f"nothing would be left for {', '.join(map(repr, idle))}"
             )
+        self._require_steps()
         self.position = Position()
         self.pending: list[tuple[_Place, dict[str, Tensor]]] = []
         self.average: AveragedModel | None = None
         self.fit = Fit()
+
+    def _require_steps(self) -> None:
+        """Refuse to promise weights after a step that will not be."""
+        last = max(self.training.snapshots, default=0)
+        if self.loader.steps is not None and last > self.loader.steps * sum(self.epochs):
+            raise HyperParameterError(
+                f"training.snapshots = {self.training.snapshots!r}: this stage has {self.loader.steps * sum(self.epochs)} "
+                f"steps ({sum(self.epochs)} epochs of {self.loader.steps}), so there are no weights after step {last}"
+            )
 
     def _settle(self, module: nn.Module) -> None:
         module.to(self.team.device)
@@ -315,7 +328,7 @@ class _Session:
             batch = to_device(batch, self.team.device, self.training.channels_last)
             epoch = at.epoch + (at.step / steps if steps else 0.0)
             done = at.global_step - at.first_step
-            moment = Moment(torch.Generator(self.team.device).manual_seed(here), epoch, epochs, done)
+            moment = Moment(torch.Generator(self.team.device).manual_seed(here), epoch, epochs, done, steps)
             rates = {
                 player: optim.set_rate(o, self.training.schedule.factor(moment.progress))
                 for player, o in optimizers.items()
@@ -324,6 +337,8 @@ class _Session:
             if self.average is not None:
                 self.average.update_parameters(self.student)
             at.step, at.global_step, at.images = at.step + 1, at.global_step + 1, at.images + count
+            if at.global_step in self.training.snapshots:
+                self._keep_snapshot(at.global_step)
             now = time.perf_counter()
             if at.step % every == 0 or at.step == steps:
                 terms = self._flush(phase, epoch, rates)
@@ -524,6 +539,14 @@ class _Session:
             self.fit.best_state = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
         elif self.team.leads:
             save_weights(model, self.folder / "best.safetensors")
+
+    def _keep_snapshot(self, step: int) -> None:
+        """Before any checkpoint of this step is written: a run that goes on from one has the file already."""
+        if self.folder is None:
+            self.fit.snapshots[step] = {k: v.detach().cpu().clone() for k, v in self.student.state_dict().items()}
+        elif self.team.leads:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            save_weights(self.student, self.folder / f"step-{step}.safetensors")
 
     def _keep_modules(self, phase: Phase) -> None:
         """Also where a phase was over already: a run may have been killed between its last checkpoint and this."""

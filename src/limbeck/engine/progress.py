@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
@@ -121,6 +122,21 @@ class Bars:
         if self.progress is not None:
             self.progress.stop()
             self.progress = None
+
+
+@contextmanager
+def waiting(console: Console, title: str, quiet: bool = False) -> Iterator[None]:
+    """Something that takes long and has no steps to count: a moving sign on a terminal, a line at the end elsewhere."""
+    if quiet:
+        yield
+    elif console.is_terminal:
+        with console.status(f"{title} ..."):
+            yield
+    else:
+        begun = time.perf_counter()
+        yield
+        if (spent := time.perf_counter() - begun) >= EPOCH_EVERY:
+            console.print(f"{title}: {spent:.0f} s", highlight=False, markup=False, soft_wrap=True)
 
 
 def watch_for(console: Console, title: str, quiet: bool = False) -> Any:

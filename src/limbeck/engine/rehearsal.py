@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -29,8 +29,22 @@ def require_learners(phases: Sequence[Phase], models: Mapping[str, nn.Module]) -
         )
 
 
+@contextmanager
+def _kept(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """What these modules hold is put back afterwards."""
+    tensors = {id(t): t for module in modules for t in (*module.parameters(), *module.buffers())}
+    before = {key: tensor.detach().clone() for key, tensor in tensors.items()}
+    try:
+        yield
+    finally:
+        for key, tensor in tensors.items():
+            tensor.detach().copy_(before[key])
+
+
 def rehearse(method: Method, models: Mapping[str, nn.Module], batch: Batch, classes: int | None = None) -> None:
     """One dry step of every phase, without optimizers: does the method fit these networks at all?
+
+    The networks end with the bits that they had, also where a step itself writes into weights (pruning while training).
 
     Raises:
         LimbeckError: it does not; the message says where.
@@ -50,5 +64,6 @@ def rehearse(method: Method, models: Mapping[str, nn.Module], batch: Batch, clas
                         window = Tapped(module, phase.taps[role], example=batch.inputs)
                         stack.callback(window.close)
                         players[role] = window
+                stack.enter_context(_kept(models.values()))
                 for _ in phase.step(players, batch, Moment(torch.Generator().manual_seed(0))):
                     pass

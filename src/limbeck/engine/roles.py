@@ -48,6 +48,7 @@ class Fit:
         history: what was measured at the end of each epoch.
         before: the measures before training, or None.
         best_state: the best epoch's weights when there is no folder to keep them in.
+        snapshots: the student's weights after the steps that were asked for, likewise.
     """
 
     phases: list[dict[str, Any]] = field(default_factory=list)
@@ -58,3 +59,4 @@ class Fit:
     history: list[dict[str, Any]] = field(default_factory=list)
     before: dict[str, float] | None = None
     best_state: dict[str, Tensor] | None = None
+    snapshots: dict[int, dict[str, Tensor]] = field(default_factory=dict)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from limbeck.losses.decoupled import dkd
     from limbeck.losses.factors import factor_lp, hcl
     from limbeck.losses.gradients import gradient_l2
+    from limbeck.losses.hinge import squared_hinge
     from limbeck.losses.logits import cross_entropy, kd_kl, kd_sigmoid, logit_l2, sigmoid_cross_entropy
     from limbeck.losses.maps import attention_l2, attention_map, hint_ce, hint_l2, nst_mmd
     from limbeck.losses.mixture import kd_grouped, kd_kl_mixture
@@ -28,6 +29,7 @@ _HOME = {
     "vid_nll": "variational",
     "adversarial_value": "adversarial",
     "gradient_l2": "gradients",
+    "squared_hinge": "hinge",
     "kd_grouped": "mixture",
     "kd_kl_mixture": "mixture",
     "cross_entropy": "logits",
@@ -74,6 +76,7 @@ __all__ = [
     "rkd_distance",
     "sigmoid_cross_entropy",
     "similarity",
+    "squared_hinge",
     "vid_nll",
 ]
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from limbeck.methods.feed import FEEDSequence as FEEDSequence
     from limbeck.methods.fitnets import FitNets as FitNets
     from limbeck.methods.gradient_attention import GradientAttention as GradientAttention
+    from limbeck.methods.gradual import GradualMagnitude as GradualMagnitude
     from limbeck.methods.grouped import GroupedKD as GroupedKD
     from limbeck.methods.label_refinery import LabelRefinery as LabelRefinery
     from limbeck.methods.label_refinery import StaticLabels as StaticLabels
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
     from limbeck.methods.response import SigmoidKD as SigmoidKD
     from limbeck.methods.response import Supervised as Supervised
     from limbeck.methods.review import ReviewKD as ReviewKD
+    from limbeck.methods.slimming import Slimming as Slimming
+    from limbeck.methods.soft_pruning import SoftFilterPruning as SoftFilterPruning
     from limbeck.methods.vid import VID as VID
 
 _HOME = {entry.attribute: entry.module.rpartition(".")[2] for entry in (*catalog.METHODS, *catalog.COURSES)} | {

@@ -46,8 +46,8 @@ def preset(method: str | type, name: str, **changes: Any) -> Any:
 
 
 def _class_of(wanted: str) -> Any:
-    named = {entry.attribute: entry.name for entry in (*catalog.METHODS, *catalog.COURSES)}
-    entries = catalog.entries("method")
+    entries = catalog.entries("technique")
+    named = {entry.attribute: entry.name for entry in entries.values()}
     key = named.get(wanted, wanted)
     if key not in entries:
         raise NameUnknown(unknown("method", wanted, entries))

@@ -17,14 +17,16 @@ from functools import cached_property
 
 from limbeck.data.spec import Data
 from limbeck.errors import RecipeError
-from limbeck.recipe.plan import expand, planned
+from limbeck.recipe.plan import course_of, expand, planned
 from limbeck.recipe.problems import Path, problems, show_path
 from limbeck.recipe.stages import (
+    Compress,
     Distill,
     Ensemble,
     Evaluate,
     Fitted,
     Machine,
+    Made,
     Model,
     Peer,
     Result,
@@ -37,11 +39,13 @@ from limbeck.recipe.stages import (
 )
 
 __all__ = [
+    "Compress",
     "Distill",
     "Ensemble",
     "Evaluate",
     "Fitted",
     "Machine",
+    "Made",
     "Model",
     "Path",
     "Peer",
@@ -52,6 +56,7 @@ __all__ = [
     "Train",
     "baseline_of",
     "cast_of",
+    "course_of",
     "expand",
     "planned",
     "problems",
@@ -97,7 +102,7 @@ def baseline_of(recipe: Recipe) -> str | None:
     """The stage that the others are compared with, chosen if the recipe names none."""
     if recipe.baseline is not None:
         return recipe.baseline
-    students = {s.student for s in recipe.stages if isinstance(s, Distill)}
+    students = {student_of(s) for s in recipe.stages if isinstance(s, Distill)}
     students |= {name for s in recipe.plan if isinstance(s, Together) for name in s.students}
     for stage in recipe.plan:
         if isinstance(stage, Train) and stage.model in students:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import NamedTuple
 
-from limbeck.course import STUDENT, TEACHER, Course, Gathering, Lesson, is_course, is_taught, lessons_of
+from limbeck.course import STUDENT, TEACHER, Course, Gathering, Lesson, Operation, is_course, is_taught, lessons_of
 from limbeck.errors import LimbeckError
-from limbeck.recipe.stages import Distill, Ensemble, Peer, Stage, Together, Train, student_of
+from limbeck.methods.response import KD, Supervised
+from limbeck.recipe.stages import Compress, Distill, Ensemble, Made, Peer, Stage, Together, Train, student_of
+
+_CALIBRATION = 512  # rows for an operation in a stage that does not say how many
 
 
 class Planned(NamedTuple):
@@ -28,11 +32,28 @@ def planned(stages: Iterable[Stage]) -> tuple[Planned, ...]:
 
 def expand(stage: Stage) -> tuple[Stage, ...]:
     """The stages that one stage of a recipe stands for; itself, for most."""
+    if isinstance(stage, Distill) and isinstance(stage.student, Made):
+        made = stage.student
+        if is_course(made.how):
+            title = type(made.how).__name__
+            raise LimbeckError(
+                f"{title} as it is set here trains between its steps: give it a compress stage of its own"
+            )
+        first = Compress(name=student_of(stage), model=made.source, how=made.how, per_seed=stage.per_seed)
+        return first, *expand(replace(stage, student=first.name))
     if isinstance(stage, Together):
         return stage, *_peers(stage)
     if isinstance(stage, (Train, Distill)) and is_course(stage.method):
         return _lessons(stage, stage.method)
+    if isinstance(stage, Compress) and is_course(stage.how):
+        return _lessons(stage, stage.how)
     return (stage,)
+
+
+def course_of(stage: Stage) -> Course | None:
+    """The course that a stage of a recipe stands for, if it does."""
+    found = stage.how if isinstance(stage, Compress) else getattr(stage, "method", None)
+    return found if is_course(found) else None
 
 
 def _peers(stage: Together) -> list[Peer]:
@@ -42,38 +63,64 @@ def _peers(stage: Together) -> list[Peer]:
     ]
 
 
-def _lessons(stage: Train | Distill, course: Course) -> tuple[Stage, ...]:
+def _lessons(stage: Train | Distill | Compress, course: Course) -> tuple[Stage, ...]:
     """A course's lessons as stages, which share everything with the course's own stage but their names and cast."""
     if isinstance(stage, Train) and is_taught(course):
         title = type(course).__name__
         raise LimbeckError(f"{title} learns from a teacher: use a stage of kind distill, which names one")
-    own = {STUDENT: (student_of(stage),), TEACHER: stage.teachers if isinstance(stage, Distill) else ()}
+    own = {STUDENT: (student_of(stage),), TEACHER: _teachers(stage)}
 
-    def named(reference: str) -> tuple[str, ...]:
-        if reference.startswith("."):
-            return (_join(stage.name, reference[1:]),)
-        return own.get(reference, (reference,))
+    def named(references: Iterable[str]) -> tuple[str, ...]:
+        return tuple(one for name in references for one in own.get(name, (_absolute(stage.name, name),)))
 
     found: list[Stage] = []
     for part in lessons_of(course):
         name = _join(stage.name, part.name)
         if isinstance(part, Gathering):
-            members = tuple(one for member in part.members for one in named(member))
+            members = named(part.members)
             found.append(Ensemble(name=name, members=members, averaging=part.averaging, per_seed=stage.per_seed))
+        elif isinstance(part, Operation):
+            (model,) = named([part.student])
+            calibration = stage.calibration if isinstance(stage, Compress) else _CALIBRATION
+            found.append(
+                Compress(
+                    name=name, model=model, how=part.how, beside=named(part.beside), calibration=calibration,
+                    rows=stage.rows, per_seed=stage.per_seed,
+                )
+            )  # fmt: skip
         else:
-            found.append(_stage(stage, part, name, tuple(one for teacher in part.teachers for one in named(teacher))))
+            (student,) = named([part.student])
+            found.append(_stage(stage, part, name, student, named(part.teachers)))
     return tuple(found)
 
 
-def _stage(stage: Train | Distill, lesson: Lesson, name: str, teachers: tuple[str, ...]) -> Stage:
-    (student,) = (student_of(stage),) if lesson.student == STUDENT else (lesson.student,)
+def _teachers(stage: Train | Distill | Compress) -> tuple[str, ...]:
+    """From whom a stage of a recipe learns."""
+    if isinstance(stage, Distill):
+        return stage.teachers
+    teacher = stage.teacher if isinstance(stage, Compress) else None
+    return (teacher,) if teacher is not None else ()
+
+
+def _absolute(stage: str, reference: str) -> str:
+    return _join(stage, reference[1:]) if reference.startswith(".") else reference
+
+
+def _stage(
+    stage: Train | Distill | Compress, lesson: Lesson, name: str, student: str, teachers: tuple[str, ...]
+) -> Stage:
     # Not from the stage's own name: two variants of a course start from equal weights, lesson by lesson.
-    init = f"{stage.init}/{lesson.name or 'last'}" if lesson.fresh else stage.init
-    shared = {"training": stage.training, "rows": stage.rows, "per_seed": stage.per_seed, "init": init}
-    if not lesson.teachers:
-        return Train(name=name, model=student, method=lesson.method, **shared)
+    before = "" if isinstance(stage, Compress) else stage.init
+    init = f"{before}/{lesson.name or 'last'}" if lesson.fresh else before
+    if lesson.student.startswith("."):
+        init = ""  # it goes on from what an earlier lesson left
+    training = replace(stage.training, **lesson.training) if lesson.training else stage.training
+    shared = {"training": training, "rows": stage.rows, "per_seed": stage.per_seed, "init": init}
+    own = stage.method if isinstance(stage, Compress) else None
+    if not teachers:
+        return Train(name=name, model=student, method=lesson.method or own or Supervised(), **shared)
     teacher = teachers[0] if len(teachers) == 1 else teachers
-    return Distill(name=name, student=student, teacher=teacher, method=lesson.method, **shared)
+    return Distill(name=name, student=student, teacher=teacher, method=lesson.method or own or KD(), **shared)
 
 
 def _join(stage: str, lesson: str) -> str:

@@ -6,14 +6,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from limbeck.compressor import is_compressor
 from limbeck.course import is_course, is_taught
 from limbeck.errors import LimbeckError, unknown
-from limbeck.recipe.plan import Planned, expand
+from limbeck.recipe.plan import Planned, course_of, expand
 from limbeck.recipe.stages import (
+    Compress,
     Distill,
     Ensemble,
     Evaluate,
     Fitted,
+    Made,
     Peer,
     Stage,
     Together,
@@ -73,11 +76,11 @@ def problems(recipe: Recipe) -> list[tuple[Path, str]]:
         seen.setdefault(stage.name, index)
         found += _misplaced(stage, place, recipe.stages[index], fresh, bool(ready))
         for reference in _references(stage, place, recipe.stages[index]):
-            if reference.name not in known:
+            if reference.name.partition("@")[0] not in known:
                 text = unknown("model", reference.name, sorted(known), "this recipe before that stage")
                 found.append((reference.place, text))
-            elif reference.trained and reference.name not in ready:
-                name = reference.name
+            elif reference.trained and reference.name.partition("@")[0] not in ready:
+                name = reference.name.partition("@")[0]
                 text = f"{name!r} is untrained here: give models.{name} a 'weights' file, or put a train stage named {name!r} before this one"
                 found.append((reference.place, text))
         if not isinstance(stage, Evaluate):
@@ -98,7 +101,7 @@ def _plan(recipe: Recipe) -> tuple[list[Planned], Found]:
         try:
             plan += [Planned(index, part) for part in expand(stage)]
         except LimbeckError as error:
-            broken.append((("stages", index, "method"), str(error)))
+            broken.append((("stages", index, "how" if isinstance(stage, Compress) else "method"), str(error)))
     return plan, broken
 
 
@@ -125,7 +128,7 @@ def _misplaced(
     if isinstance(stage, Distill):
         for k, teacher in enumerate(stage.teachers):
             where = (*place, "teacher") if isinstance(stage.teacher, str) else (*place, "teacher", k)
-            if teacher == stage.student:
+            if teacher == stage.student and not isinstance(getattr(written, "student", None), Made):
                 yield (*place, "student"), f"{stage.student!r} is both student and teacher of this stage"
             if teacher in stage.teachers[:k]:
                 yield where, f"{teacher!r} is there twice; once is enough"
@@ -133,6 +136,8 @@ def _misplaced(
         for k, member in enumerate(stage.members):
             if member in stage.members[:k]:
                 yield (*place, "members", k), f"{member!r} is there twice; once is enough"
+    if isinstance(written, Compress):
+        yield from _idle(written, place)
     if isinstance(stage, (Train, Distill, Together)):
         starts = stage.students if isinstance(stage, Together) else (student_of(stage),)
         if stage.init and not set(starts) <= fresh:
@@ -147,6 +152,19 @@ def _misplaced(
         if isinstance(stage, Together):
             yield from _equal_starts(stage, place, fresh)
         yield from _course(written, place)
+
+
+def _idle(stage: Compress, place: Path) -> Iterator[tuple[Path, str]]:
+    """A compressor that is none, and settings of a training that will not happen."""
+    if not is_compressor(stage.how):
+        text = f"{type(stage.how).__name__} is no compressor: it cannot be called with a model"
+        yield (*place, "how"), text
+    elif not is_course(stage.how):
+        title = type(stage.how).__name__
+        for key in ("teacher", "method"):
+            if getattr(stage, key) is not None:
+                text = f"{title} as it is set here trains nothing, so there is nobody to teach; put a distill stage after it"
+                yield (*place, key), text
 
 
 def _equal_starts(stage: Together, place: Path, fresh: set[str]) -> Iterator[tuple[Path, str]]:
@@ -180,8 +198,10 @@ def _unmeasurable(stage: Evaluate, place: Path, anything: bool) -> Iterator[tupl
 
 def _references(stage: Stage, place: Path, written: Stage) -> Iterator[_Reference]:
     """The names of models in a stage of the plan; ``written`` is the stage of the recipe that it comes from."""
-    course = isinstance(written, Fitted) and is_course(written.method)
-    if isinstance(stage, Evaluate):
+    course = course_of(written) is not None
+    if isinstance(written, Compress):
+        yield from _of_compress(stage, place, written)
+    elif isinstance(stage, Evaluate):
         for k, name in enumerate(stage.models):
             yield _Reference((*place, "models", k), name, True)
     elif isinstance(stage, Ensemble):
@@ -200,5 +220,23 @@ def _references(stage: Stage, place: Path, written: Stage) -> Iterator[_Referenc
             else:
                 one = isinstance(stage, Distill) and isinstance(stage.teacher, str)
                 yield _Reference((*place, "teacher") if one else (*place, "teacher", k), name, True)
+    elif isinstance(stage, Compress):  # an operation of a course that stands for a method, or one that makes a student
+        made = isinstance(getattr(written, "student", None), Made)
+        for name in (stage.model, *stage.beside):
+            yield _Reference((*place, "student" if made else "method"), name, False)
     else:
         assert isinstance(stage, Peer)  # its stage was looked at
+
+
+def _of_compress(stage: Stage, place: Path, written: Compress) -> Iterator[_Reference]:
+    """The names in a stage that a compress stage of the recipe stands for."""
+    if isinstance(stage, Ensemble):
+        names = [(name, True) for name in stage.members]
+    elif isinstance(stage, Compress):
+        names = [(name, False) for name in (stage.model, *stage.beside)]
+    else:
+        assert isinstance(stage, (Train, Distill))
+        names = [(student_of(stage), False), *((name, True) for name in teachers_of(stage))]
+    keys = {written.model: "model", written.teacher: "teacher"}
+    for name, trained in names:
+        yield _Reference((*place, keys.get(name, "how")), name, trained and name == written.teacher)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from limbeck.methods.response import Supervised
-from limbeck.settings import Training, require
+from limbeck.settings import Training, require, require_whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +24,21 @@ class Model:
     name: str
     weights: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """A student that is made out of another network, before the stage: "pruned from the teacher".
+
+    A recipe writes the compressor's name as a key: ``student: {from: teacher, prune: {macs: 0.5}}``.
+
+    Attributes:
+        source: an earlier result, or a blueprint.
+        how: a compressor that trains nothing.
+    """
+
+    source: str
+    how: Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,14 +74,15 @@ class Distill:
 
     Attributes:
         name: of the stage and of its result on the shelf.
-        student: a blueprint, or an earlier result to continue from.
+        student: a blueprint, or an earlier result to continue from; or {from: NAME, prune: {...}}, a network that a
+            compressor makes out of another one first.
         teacher: an earlier result, or a blueprint with weights; a list of them for methods with several teachers.
         method: any method of the catalogue, or a list of them to be summed.
         training, rows, per_seed, init: as in `Train`.
     """
 
     name: str
-    student: str
+    student: str | Made
     teacher: str | tuple[str, ...]
     method: Any
     training: Training = field(default_factory=Training)
@@ -153,6 +169,41 @@ class Ensemble:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Compress:
+    """Make a smaller network out of one: prune, factorize, quantize, binarize.
+
+    Attributes:
+        name: of the stage and of its result on the shelf.
+        model: an earlier result, or a blueprint.  It stays on the shelf as it is.
+        how: a compressor of the catalogue, such as {kind: prune, macs: 0.5}.
+        calibration: how many training rows, without augmentation, a compressor may look at; 0: none.
+        teacher: from whom the network learns where the compressor trains between its steps (iterative pruning,
+            quantization-aware training, lottery tickets); None: from labels, or from whom the compressor itself says.
+        method: how it learns there; None: KD from a teacher, and labels without one.
+        training, rows: as in `Train`, for that training.
+        per_seed: one for every seed of the recipe; False: one, with the first seed, shared by all.
+        beside: further networks that the compressor looks at; few do.
+    """
+
+    name: str
+    model: str
+    how: Any
+    calibration: int = 512
+    teacher: str | None = None
+    method: Any = None
+    training: Training = field(default_factory=Training)
+    rows: int | None = None
+    per_seed: bool = True
+    beside: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _require_rows(self.rows)
+        require_whole(calibration=self.calibration)
+        require(self.calibration >= 0, "calibration", self.calibration, "a number of training rows, or 0")
+        object.__setattr__(self, "beside", tuple(self.beside))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evaluate:
     """Measure models on one part of the data.
 
@@ -168,15 +219,17 @@ class Evaluate:
 
 
 Fitted = Train | Distill | Together  # stages in which something is trained
-Result = Fitted | Peer | Ensemble  # stages that leave a network on the shelf
+Result = Fitted | Peer | Ensemble | Compress  # stages that leave a network on the shelf
 Stage = Result | Evaluate
 
 
-def student_of(stage: Fitted | Peer) -> str:
-    """Which model a stage trains; the first of several."""
-    if isinstance(stage, Train):
+def student_of(stage: Fitted | Peer | Compress) -> str:
+    """Which model a stage starts from; the first of several."""
+    if isinstance(stage, (Train, Compress)):
         return stage.model
-    return stage.students[0] if isinstance(stage, Together) else stage.student
+    if isinstance(stage, Together):
+        return stage.students[0]
+    return f"{stage.name}.student" if isinstance(stage.student, Made) else stage.student
 
 
 def cast_of(stage: Fitted) -> dict[str, str]:

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.errors import RunFolderError
-from limbeck.report import charts, exhibits, pictures, words
+from limbeck.report import charts, compressed, exhibits, pictures, words
 from limbeck.report.draw import Chart
+from limbeck.report.ledger import layer_tables, ledger
 from limbeck.report.read import Curves, Run, number, read_curves, read_run
 from limbeck.report.tables import Measured, measure, part_of, results
 from limbeck.report.verdict import verdict
@@ -257,13 +258,18 @@ def page(run: Run) -> str:
         else []
     )
     singles = per_seed(run)
+    chain = ledger(run)
     return render(
         {
             "title": f"{run.name}: limbeck report",
             "name": run.name,
             "verdict": verdict(run),
             "facts": facts(run),
-            "sections": SECTIONS,
+            "sections": SECTIONS if chain is None else (SECTIONS[0], ("ledger", "Ledger"), *SECTIONS[1:]),
+            "ledger": chain,
+            "compressed": compressed.pictures(run, measured),
+            "ticket_tables": compressed.ticket_tables(measured),
+            "layer_tables": layer_tables(run),
             "table": table,
             "notes": _notes(run, table.notes, curves),
             "colours": colours,

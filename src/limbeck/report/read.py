@@ -26,6 +26,9 @@ class SeedRun:
         phases: as recorded: name, epochs, pairs, notes.
         before, best, last: metrics by part ("validation", "test"); fractions and natural-log losses.
         agreement: part of the test rows on which student and teacher choose the same class, or None.
+        original: the network at the beginning of a chain of compressions, or None.
+        alike: part of the test rows on which this network and that one choose the same class, or None.
+        notes, details: what a compressor had to say; see `limbeck.compressor.Findings`.
     """
 
     seed: int
@@ -39,6 +42,10 @@ class SeedRun:
     best: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     last: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     agreement: float | None = None
+    original: str | None = None
+    alike: float | None = None
+    notes: tuple[str, ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,13 +53,13 @@ class Stage:
     """One training stage of a run, with its repetitions.
 
     Attributes:
-        name, kind: "train", "distill", "together", "peer" or "ensemble" (or what a newer limbeck adds).
+        name, kind: "train", "distill", "together", "peer", "ensemble" or "compress" (or what a newer limbeck adds).
         network: the network that was trained, by name.
         model: the blueprint or earlier result that it started from.
         teachers: the models that taught it.
         members: the networks that an ensemble averages.
         part_of: the stage of the recipe that it is a part of (a lesson of a course, one of several students), or None.
-        method, training: plain data, as in the recipe.
+        method, training: plain data, as in the recipe; of a "compress" stage, the compressor is its method.
         cost: "parameters", "macs", "bytes" and "latency", as far as they are known.
         runs: by seed.
     """
@@ -224,6 +231,10 @@ def _seed_run(raw: Mapping[str, Any], folder: Path, stage: str) -> SeedRun:
         best=_parts(raw.get("best")),
         last=_parts(raw.get("last")),
         agreement=number(_mapping(raw.get("agreement")).get("test")),
+        original=_text(_mapping(raw.get("original")).get("model")),
+        alike=number(_mapping(raw.get("original")).get("agreement")),
+        notes=_names(raw.get("notes")),
+        details=_mapping(raw.get("details")),
     )
 
 

@@ -390,7 +390,7 @@ def results(run: Run) -> Table:
     )
 
 
-ESSENTIAL = ("run", "stage", "accuracy", "difference", "parameters", "latency")
+ESSENTIAL = ("run", "stage", "accuracy", "difference", "kept", "parameters", "latency", "latency_32")
 """What is shown where there is no room for all columns."""
 
 

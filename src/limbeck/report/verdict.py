@@ -99,6 +99,29 @@ def _further(measured: Sequence[Measured], chosen: Measured) -> str:
     )
 
 
+def _chain(run: Run, everything: dict[str, Measured], decimals: int) -> tuple[str, str] | None:
+    """What a chain of compressions came to: its last network against the one at its beginning."""
+    ends = [s for s in run.stages if s.part_of is None and any(r.original for r in s.runs)]
+    if not any(s.kind == "compress" for s in run.stages) or not ends:
+        return None
+    last = everything[ends[-1].name]
+    root = everything.get(next(r.original for r in ends[-1].runs if r.original) or "")
+    ours, theirs = last.summary("accuracy"), root.summary("accuracy") if root else None
+    if root is None or ours is None or theirs is None:
+        return None
+    gains = [
+        words.times(factor, more, less)
+        for what, more, less in (("bytes", "smaller", "larger"), ("latency", "faster", "slower"))
+        if (factor := last.factor(root, what))
+    ]
+    change = words.signed(ours.mean - theirs.mean, decimals)
+    text = (
+        f"{last.name} reaches {words.percent(ours, decimals)} ({words.counted(ours.n)}), {root.name} "
+        f"{words.percent(theirs, decimals)} ({words.counted(theirs.n)}): {change} points"
+    )
+    return text + (f", {' and '.join(gains)}" if gains else ""), "plain"
+
+
 def verdict(run: Run) -> Sentence:
     """What came out, in one sentence.
 
@@ -115,6 +138,8 @@ def verdict(run: Run) -> Sentence:
     if chosen is None:
         return Sentence(f"{prefix}Nothing has been measured yet.")
     decimals = decimals_for(run)
+    if (told := _chain(run, everything, decimals)) is not None:
+        return Sentence(f"{prefix}{told[0]}.", told[1])
     rival = everything.get(run.baseline or "")
     if chosen.difference is not None and rival is not None:
         text, mood = _compared(chosen, rival, decimals)

@@ -11,6 +11,7 @@ from limbeck import record
 from limbeck.engine.team import alone, require_devices
 from limbeck.errors import Interrupted
 from limbeck.recipe import Machine, Recipe
+from limbeck.report.ledger import ledger
 from limbeck.report.page import write_report
 from limbeck.report.read import read_run
 from limbeck.report.tables import render_text, results
@@ -71,5 +72,7 @@ def show(folder: Path, console: Console) -> None:
     """Print a run's table, its verdict, and where its report is."""
     done = read_run(folder)
     console.print(render_text(results(done), width=console.width))
+    if (chain := ledger(done)) is not None:
+        console.print(render_text(chain, width=console.width))
     console.print(verdict(done).text, highlight=False, markup=False)
     console.print(f"report: {folder / 'report.html'}", highlight=False, markup=False, soft_wrap=True)

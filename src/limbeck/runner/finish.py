@@ -12,9 +12,10 @@ from torch import nn
 
 from limbeck import record
 from limbeck.compress import cost as costs
+from limbeck.compress.served import served
 from limbeck.engine import exhibits
 from limbeck.engine.evaluate import metrics
-from limbeck.recipe import Evaluate, Fitted, Result, Stage, Train, cast_of, teachers_of
+from limbeck.recipe import Compress, Evaluate, Fitted, Result, Stage, Train, cast_of, teachers_of
 from limbeck.runner.shelf import Work
 from limbeck.runner.stages import cost_of
 
@@ -44,7 +45,7 @@ def _given(work: Work, seed: int) -> None:
 
 
 def _latency(work: Work, stages: list[Result], seed: int) -> None:
-    """Time every architecture of the run, one after the other in turn, and put the figures beside the other costs."""
+    """Time every build of the run, one after the other in turn, and put the figures beside the other costs."""
     lines = {line["name"]: line for line in work.record["stages"]}
     given = work.record["models"]
     # Pairs, not a mapping: a stage may have the name of the network that it started from.
@@ -55,16 +56,25 @@ def _latency(work: Work, stages: list[Result], seed: int) -> None:
         return
     work.say("measuring latency, one thread, networks in turn ...")
     end = len(work.recipe.plan)
-    # Networks of one blueprint are timed once; so are ensembles of the same blueprints.
-    origins = {s.name: " + ".join(work.origins(s.name, work.position(s) + 1)) for s in stages}
+    # Networks of one build are timed once.
+    builds = {s.name: work.build_key(s.name, work.position(s) + 1) for s in stages}
     networks: dict[str, nn.Module] = {name: work.model(name, 0, seed).to(work.team.device) for name in given}
-    for name, origin in origins.items():
-        if origin not in networks:
-            networks[origin] = work.model(name, end, seed).to(work.team.device)
-    example = torch.zeros(1, *work.data.shape, device=work.team.device)
-    measured = costs.latency(networks, example)
-    for name, cost in costs_of:
-        cost["latency"] = asdict(measured[origins.get(name, name)])
+    for name, build in builds.items():
+        if build not in networks:
+            networks[build] = work.model(name, end, seed).to(work.team.device)
+    forms = {name: served(model, work.example(2)) for name, model in networks.items()}
+    models = {name: form.model for name, form in forms.items()}
+    # One image says what a request costs; a batch says what an archive costs.  Only chains are worth the longer wait.
+    batches = {"latency": (1, 50)} | ({"latency_32": (32, 10)} if _has_chain(work) else {})
+    for key, (size, repeats) in batches.items():
+        measured = costs.latency(models, work.example(size), repeats=repeats)
+        for name, cost in costs_of:
+            build = builds.get(name, name)
+            cost[key] = {**asdict(measured[build]), "form": forms[build].name}
+
+
+def _has_chain(work: Work) -> bool:
+    return any(isinstance(stage, Compress) for stage in work.recipe.plan)
 
 
 def _exhibits(work: Work, stages: list[Result], seed: int) -> dict[str, Any]:
@@ -99,7 +109,7 @@ def _exhibits(work: Work, stages: list[Result], seed: int) -> dict[str, Any]:
 
 
 def _learns_from_networks(stage: Stage) -> bool:
-    return not isinstance(stage, Train)
+    return not isinstance(stage, (Train, Compress))
 
 
 def _tapped(work: Work, stages: list[Result], names: list[str]) -> dict[str, list[str]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from limbeck import catalog, config, record
 from limbeck.errors import LimbeckError, RunFolderError
-from limbeck.recipe import Recipe
+from limbeck.recipe import Compress, Recipe
 
 _WRITING = ".*.writing"  # what `record.write_text` and checkpoints write before they rename it
 
@@ -19,6 +19,11 @@ def require_catalogued(recipe: Recipe) -> None:
             raise LimbeckError(
                 f"stage {stage.name!r}: {type(method).__name__} is in no catalogue, so a run folder could not name it; "
                 "register it under the entry-point group 'limbeck.methods', or train with limbeck.distill"
+            )
+        if isinstance(stage, Compress) and catalog.name_of(stage.how) not in catalog.entries("compressor"):
+            raise LimbeckError(
+                f"stage {stage.name!r}: {type(stage.how).__name__} is in no catalogue, so a run folder could not name it; "
+                "call it from Python with limbeck.compress"
             )
 
 

@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from limbeck import record
+from limbeck import catalog, record
+from limbeck.compress import results
 from limbeck.data import Loader
 from limbeck.data.images import Images, Splits
 from limbeck.engine.evaluate import predictions
@@ -19,7 +21,9 @@ from limbeck.errors import LimbeckError
 from limbeck.models import build, load_weights
 from limbeck.models.ensemble import Ensemble as Average
 from limbeck.phase import seed_for
-from limbeck.recipe import Ensemble, Evaluate, Model, Recipe, Result, student_of
+from limbeck.recipe import Compress, Distill, Ensemble, Evaluate, Model, Recipe, Result, student_of
+
+_LAST = "last.safetensors"
 
 
 @dataclass
@@ -64,10 +68,44 @@ class Work:
         names = found.members if isinstance(found, Ensemble) else (student_of(found),)
         return tuple(origin for one in names for origin in self.origins(one, here))
 
+    def build_key(self, name: str, before: int) -> str:
+        """A text that two models share if they are built alike: their blueprints, and what compressed them since."""
+        found = self.source(name, before)
+        if isinstance(found, Model):
+            return name
+        here = self.position(found)
+        names = found.members if isinstance(found, Ensemble) else (student_of(found),)
+        inside = " + ".join(self.build_key(one, here) for one in names)
+        return f"{inside} > {found.name}" if isinstance(found, Compress) else inside
+
     def architecture(self, name: str, before: int) -> str:
         """What kind of network a model is, as people call it: "resnet8", or "ensemble of resnet8, resnet8"."""
         networks = [self.recipe.models[origin].name for origin in self.origins(name, before)]
-        return networks[0] if len(networks) == 1 else f"ensemble of {', '.join(networks)}"
+        network = networks[0] if len(networks) == 1 else f"ensemble of {', '.join(networks)}"
+        return ", ".join([network, *self._changed(name, before)])
+
+    def _changed(self, name: str, before: int) -> list[str]:
+        """What compressed a network, in order, as a recipe calls it."""
+        found = self.source(name, before)
+        if isinstance(found, (Model, Ensemble)):
+            return []
+        earlier = self._changed(student_of(found), self.position(found))
+        return [*earlier, catalog.name_of(found.how)] if isinstance(found, Compress) else earlier
+
+    def original(self, name: str, before: int) -> str | None:
+        """The network that a chain of stages started from, by name; None for one that nothing made smaller.
+
+        That is what was compressed first, or, for a network that was trained afresh, its (first) teacher's.
+        """
+        found = self.source(name, before)
+        if isinstance(found, (Model, Ensemble)):
+            return None
+        here = self.position(found)
+        if isinstance(found, Compress) or not isinstance(self.source(student_of(found), here), Model):
+            return self.original(student_of(found), here) or student_of(found)
+        if isinstance(found, Distill):
+            return self.original(found.teachers[0], here) or found.teachers[0]
+        return None
 
     def model(self, name: str, before: int, seed: int, init: str = "") -> nn.Module:
         """The network that a name means to the stage at position ``before``, in this repetition.
@@ -75,6 +113,7 @@ class Work:
         Args:
             init: which random weights a blueprint starts from; see `limbeck.recipe.Train`.
         """
+        name, _, step = name.partition("@")
         found = self.source(name, before)
         if isinstance(found, Model):
             return self._blueprint(name, found, seed, init)
@@ -82,8 +121,14 @@ class Work:
         if isinstance(found, Ensemble):
             return Average([self.model(member, here, seed) for member in found.members], averaging=found.averaging)
         model = self.model(student_of(found), here, seed)
-        load_weights(model, self.folder / self.place(found, seed) / "last.safetensors")
+        if isinstance(found, Compress):
+            return results.load(model, self.folder / self.place(found, seed), self.example())
+        load_weights(model, self.folder / self.place(found, seed) / (f"step-{step}.safetensors" if step else _LAST))
         return model
+
+    def example(self, size: int = 1) -> Tensor:
+        """A batch of black images, as networks take them."""
+        return torch.zeros(size, *self.data.shape, device=self.team.device)
 
     def _blueprint(self, name: str, blueprint: Model, seed: int, init: str) -> nn.Module:
         options = {"classes": len(self.data.classes), "in_channels": self.data.shape[0], "size": self.data.shape[1]}

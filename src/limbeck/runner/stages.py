@@ -20,7 +20,20 @@ from limbeck.engine.roles import Stop
 from limbeck.errors import NonFiniteError
 from limbeck.models import load_weights, save_weights
 from limbeck.models.ensemble import Ensemble as Average
-from limbeck.recipe import Ensemble, Evaluate, Fitted, Model, Peer, Result, Stage, Together, cast_of, teachers_of
+from limbeck.recipe import (
+    Compress,
+    Ensemble,
+    Evaluate,
+    Fitted,
+    Model,
+    Peer,
+    Result,
+    Stage,
+    Together,
+    cast_of,
+    teachers_of,
+)
+from limbeck.runner.compressing import compressed
 from limbeck.runner.shelf import Work
 
 
@@ -43,7 +56,10 @@ def perform(work: Work, index: int, stage: Stage, seed: int, stop: Stop) -> None
 
 
 def _done(work: Work, index: int, stage: Result, seed: int, stop: Stop) -> dict[str, Any]:
-    """Do it: train, or gather what was trained; weights and result are in the stage's folder then."""
+    """Do it: train, compress, or gather what was trained; weights and result are in the stage's folder then."""
+    if isinstance(stage, Compress):
+        model, told = compressed(work, index, stage, seed)
+        return _keep(work, stage, seed, model, told)
     if isinstance(stage, Ensemble):
         model = Average([work.model(member, index, seed) for member in stage.members], averaging=stage.averaging)
         return _keep(work, stage, seed, model, {})
@@ -145,14 +161,26 @@ def _keep(
             "test": _finite(metrics(test, targets), title, "test"),
         },
         "agreement": {"test": agreement(test, _mean(teachers))} if teachers else None,
+        "original": _against_original(work, stage, seed, test),
     }
     if work.team.leads:
         place.mkdir(parents=True, exist_ok=True)
-        save_weights(model, place / "last.safetensors")
+        if not isinstance(stage, Compress):  # that has been written, as part of what makes it whole
+            save_weights(model, place / "last.safetensors")
         record.write_json(place / "result.json", found)
         (place / "checkpoint.safetensors").unlink(missing_ok=True)
     work.team.wait()
     return found
+
+
+def _against_original(work: Work, stage: Result, seed: int, test: Tensor) -> dict[str, Any] | None:
+    """How often a network that others were made smaller to answers as the one at the beginning of the chain."""
+    here = work.position(stage)
+    name = work.original(stage.name, here + 1)
+    if name is None:
+        return None
+    logits = work.test_logits(name, here, seed)
+    return {"model": name, "agreement": agreement(test, logits)} if logits.shape == test.shape else None
 
 
 def _mean(logits: Sequence[Tensor]) -> Tensor:
@@ -192,8 +220,7 @@ def _synchronised(work: Work, model: nn.Module) -> nn.Module:
 
 
 def cost_of(work: Work, model: nn.Module) -> dict[str, Any]:
-    example = torch.zeros(1, *work.data.shape, device=work.team.device)
-    return {**asdict(costs.cost(model.to(work.team.device), example)), "latency": None}
+    return {**asdict(costs.cost(model.to(work.team.device), work.example())), "latency": None}
 
 
 def evaluate(work: Work, index: int, stage: Evaluate, seed: int) -> None:

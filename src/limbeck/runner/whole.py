@@ -20,6 +20,7 @@ from limbeck.data.images import Splits
 from limbeck.engine.team import Team, fabric_for, member
 from limbeck.errors import Interrupted, LimbeckError
 from limbeck.recipe import (
+    Compress,
     Ensemble,
     Evaluate,
     Machine,
@@ -113,6 +114,9 @@ def _line(stage: Stage, written: Stage, cost: Mapping[str, Any]) -> dict[str, An
     }
     if isinstance(stage, Evaluate):
         return line | {"split": stage.split, "results": {}}
+    if isinstance(stage, Compress):
+        line["how"] = {"kind": line["how"]} if isinstance(line["how"], str) else line["how"]
+        line["method"] = line["how"]
     method = line.get("method")
     if isinstance(method, (str, list)):
         line["method"] = {"kind": method} if isinstance(method, str) else {"kind": "sum", "methods": method}
@@ -157,6 +161,8 @@ def begin(
             "rows": {"train": len(data.train), "validation": len(data.validation), "test": len(data.test)},
             "skipped": data.skipped,
             "shape": list(data.shape),
+            "mean": list(data.mean),
+            "std": list(data.std),
         },
         "notes": [],
         "models": kept.get("models") or {},

@@ -1,0 +1,391 @@
+"""Compressing from Python: any module, any chain of compressors and trainings, and a ledger of what each cost."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from limbeck import catalog
+from limbeck import record as files
+from limbeck.api.batches import Batches
+from limbeck.api.fitting import Job, hang, perform
+from limbeck.api.ledger import Entry, Ledger
+from limbeck.compress import cost as costs
+from limbeck.compress import results
+from limbeck.compress.served import Served, served
+from limbeck.compress.structure import no_longer_of_the_zoo
+from limbeck.compressor import Compressor, findings, is_compressor
+from limbeck.course import STUDENT, TEACHER, Gathering, Operation, is_course, lessons_of
+from limbeck.engine.evaluate import agreement, metrics, predictions
+from limbeck.engine.progress import waiting
+from limbeck.engine.randomness import own_random_numbers, seed_everything
+from limbeck.errors import DataError, HyperParameterError, LimbeckError, RunFolderError
+from limbeck.methods.response import KD, Supervised
+from limbeck.phase import Batch, Method, seed_for
+from limbeck.settings import Training, require_whole
+from limbeck.taps import original
+
+ORIGINAL = "original"
+_IDENTITY = "chain.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tune:
+    """A step of a chain: train the network as it is by then.
+
+    Attributes:
+        epochs: how many; None: what ``training`` says.
+        teacher: from whom: "original", the network that the chain began with; another module; or None: from labels.
+        method: any method; None: `KD` with a teacher, `Supervised` without.
+        training: everything else; None: that of the whole chain.
+        student: another network to train instead of the one so far, such as a shallower one; None: the one so far.
+    """
+
+    epochs: int | None = None
+    teacher: Any = ORIGINAL
+    method: Method | None = None
+    training: Training | None = None
+    student: nn.Module | None = None
+
+    def __post_init__(self) -> None:
+        if self.epochs is not None:
+            require_whole(epochs=self.epochs)
+        if self.teacher is not None and self.teacher != ORIGINAL and not isinstance(self.teacher, nn.Module):
+            raise HyperParameterError(f'teacher = {self.teacher!r}: "original", a module, or None for labels alone')
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """What all steps of a chain share."""
+
+    job: Job
+    example: Any
+    calibration: Sequence[Batch]
+    tests: Batches | None
+    begun: nn.Module
+    teacher: nn.Module | None
+    console: Console
+
+
+@dataclass
+class _State:
+    """Where a chain is: the network so far, and what has been said of it."""
+
+    model: nn.Module
+    entries: list[Entry] = field(default_factory=list)
+
+
+def compress(
+    model: nn.Module,
+    steps: Sequence[Any] | Any,
+    batches: Iterable[Any] | None = None,
+    *,
+    evaluate: Iterable[Any] | None = None,
+    validation: Iterable[Any] | None = None,
+    calibration: Iterable[Any] | int = 512,
+    example: Any = None,
+    teacher: nn.Module | None = None,
+    training: Training | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    out: str | Path | None = None,
+    latency: bool = True,
+    quiet: bool = False,
+) -> nn.Module:
+    """Make a smaller network by a chain of steps, and say what each of them cost.
+
+    The model that is given is not changed.  What comes back is a new one, with ``.ledger`` (the `Ledger`) and
+    ``.summary()``, its table: size, arithmetic, measured time and accuracy after every step.
+
+    Args:
+        model: a trained network; any module.
+        steps: compressors (`Prune`, `Factorize`, `Quantize`, `Binarize`, ...) and trainings (`Tune`), in order; or one.
+        batches: training batches, as for `limbeck.distill`; needed by steps that train or look at data.
+        evaluate: batches to measure on after every step.  Never looked at for a choice.
+        validation: batches measured after every epoch of training.
+        calibration: how many samples from the beginning of ``batches`` a compressor may look at; or batches of their own.
+        example: a batch as the model takes it; None: the first of ``batches``.
+        teacher: from whom a compressor that trains between its steps learns; None: from labels, or as it says itself.
+        training: how `Tune` and such compressors train; None: AdamW with a rate of 1e-3, and 5 epochs.
+        seed: of everything random here.
+        device: "auto", "cpu", "cuda", "mps".
+        out: a folder for every step's result; an interrupted call goes on where it stopped when it is made again.
+        latency: measure the time of a forward with one sample and with 32, every network in turn with the original.
+        quiet: print nothing.
+
+    Raises:
+        LimbeckError: with what was given, what exists, and what to try.  ``model`` is as before.
+
+    Example:
+        >>> import torch, limbeck as lk
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 3))
+        >>> data = [(torch.randn(16, 8), torch.randint(0, 3, (16,))) for _ in range(4)]
+        >>> small = lk.compress(net, [lk.Prune(keep=0.5, multiple=1), lk.Tune(epochs=1)], data, latency=False, quiet=True)
+        >>> [row.name for row in small.ledger.rows], small[0].out_features
+        (['original', '1 prune', '2 tune'], 16)
+    """
+    chain = list(steps) if isinstance(steps, (list, tuple)) else [steps]
+    _require_steps(model, chain)
+    setting = _setting(
+        model, batches, evaluate, validation, calibration, example, teacher, training, seed, device, out, quiet
+    )
+    if setting.job.folder is not None:
+        _require_same(setting.job.folder, chain, seed)
+    with own_random_numbers():
+        state = _State(setting.begun)
+        state.entries.append(_entry(setting, ORIGINAL, setting.begun, 0.0))
+        for place, step in enumerate(chain, 1):
+            _step(setting, state, place, step)
+        rows = _timed(setting, state.entries) if latency else state.entries
+    ledger = Ledger(rows=[replace(entry, model=None) for entry in rows])
+    if setting.job.folder is not None:
+        files.write_json(setting.job.folder / "ledger.json", {"rows": ledger.plain()})
+    new = state.model
+    hang(new, ledger=ledger, summary=ledger.summary)
+    return new
+
+
+def _require_steps(model: object, chain: Sequence[Any]) -> None:
+    if not isinstance(model, nn.Module):
+        raise HyperParameterError(f"{model!r} is a {type(model).__name__}; networks are torch modules (nn.Module)")
+    if not chain:
+        raise HyperParameterError("steps is empty: give at least one, such as limbeck.Prune(keep=0.5)")
+    for place, step in enumerate(chain, 1):
+        if not isinstance(step, Tune) and not is_compressor(step):
+            raise HyperParameterError(
+                f"step {place} is {step!r}: a chain is made of compressors ({', '.join(e.attribute for e in catalog.COMPRESSORS)}) "
+                "and limbeck.Tune"
+            )
+
+
+def _setting(
+    model: nn.Module,
+    batches: Iterable[Any] | None,
+    evaluate: Iterable[Any] | None,
+    validation: Iterable[Any] | None,
+    calibration: Iterable[Any] | int,
+    example: Any,
+    teacher: nn.Module | None,
+    training: Training | None,
+    seed: int,
+    device: str,
+    out: str | Path | None,
+    quiet: bool,
+) -> _Setting:
+    from limbeck.api import DEFAULT_OPTIMIZER
+    from limbeck.engine.team import alone
+
+    team = alone(device)
+    tests = None if evaluate is None else Batches(evaluate, "the evaluation batches")
+    job = Job(
+        loader=Batches(() if batches is None else batches),
+        tests=tests,
+        held=None if validation is None else Batches(validation, "the validation batches"),
+        training=training or Training(optimizer=DEFAULT_OPTIMIZER, epochs=5),
+        seed=seed,
+        team=team,
+        folder=None if out is None else Path(out),
+        quiet=quiet,
+        name="compress",
+    )
+    begun = copy.deepcopy(original(model)).to(team.device)
+    with own_random_numbers():
+        seed_everything(seed_for(seed, "compress", "calibration"))  # the loaders of the user draw from global numbers
+        looked = _calibration(job.loader, calibration, team.device)
+    if example is None:
+        if not looked:
+            raise DataError(
+                "compress needs to see how the network is called: give batches, or example=, a batch of inputs"
+            )
+        example = looked[0].inputs
+    return _Setting(job, _on(example, team.device), looked, tests, begun, teacher, Console())
+
+
+def _calibration(loader: Batches, wanted: Iterable[Any] | int, device: torch.device) -> list[Batch]:
+    """Batches to look at, on the device; of the training batches so many that they hold as many samples as wanted."""
+    if not isinstance(wanted, int):
+        found = list(Batches(wanted, "the calibration batches").epoch(0))
+    else:
+        found, seen = [], 0
+        for batch in loader.epoch(0) if wanted else ():
+            found.append(batch)
+            seen += _size(batch.inputs)
+            if seen >= wanted:
+                break
+    return [batch._replace(inputs=_on(batch.inputs, device), targets=_on(batch.targets, device)) for batch in found]
+
+
+def _size(inputs: Any) -> int:
+    first = next(iter(inputs.values())) if isinstance(inputs, Mapping) else inputs
+    return len(first)
+
+
+def _on(value: Any, device: torch.device) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _on(item, device) for key, item in value.items()}
+    return value.to(device) if isinstance(value, Tensor) else value
+
+
+def _require_same(folder: Path, chain: Sequence[Any], seed: int) -> None:
+    """Refuse a folder with another chain's results."""
+    told = {"steps": [repr(step) for step in chain], "seed": seed}
+    kept = files.read_json(folder / _IDENTITY)
+    if kept not in (None, told):
+        raise RunFolderError(f"{folder} holds another chain, {', '.join(kept.get('steps', []))}; choose another out")
+    folder.mkdir(parents=True, exist_ok=True)
+    files.write_json(folder / _IDENTITY, told)
+
+
+# -- steps -----------------------------------------------------------------------------------------
+
+
+def _step(setting: _Setting, state: _State, place: int, step: Any) -> None:
+    """One step of the chain; the state has its result and its line of the ledger then."""
+    begun = time.perf_counter()
+    if isinstance(step, Tune):
+        kind, model = "tune", _tuned(setting, state.model, place, step)
+    else:
+        kind = catalog.name_of(step)
+        if is_course(step):
+            model = _course(setting, state, place, kind, step)
+        else:
+            model = _operation(setting, f"{place}-{kind}", state.model, step, ())
+    state.entries.append(_entry(setting, f"{place} {kind}", model, time.perf_counter() - begun))
+    state.model = model
+
+
+def _tuned(setting: _Setting, model: nn.Module, place: int, step: Tune) -> nn.Module:
+    student = copy.deepcopy(original(step.student)) if step.student is not None else copy.deepcopy(model)
+    teacher = setting.begun if step.teacher == ORIGINAL else step.teacher
+    training = step.training or setting.job.training
+    if step.epochs is not None:
+        training = replace(training, epochs=step.epochs)
+    cast = {"student": student} if teacher is None else {"student": student, "teacher": teacher}
+    _train(setting, f"{place}-tune", step.method or (Supervised() if teacher is None else KD()), cast, training)
+    return student
+
+
+def _train(setting: _Setting, name: str, method: Method, cast: Mapping[str, nn.Module], training: Training) -> None:
+    if next(iter(setting.job.loader.epoch(0)), None) is None:
+        raise DataError(f"{name}: this step trains, and there are no batches to train on")
+    job = replace(setting.job.lesson(name), training=training)
+    perform(job, method, cast)
+
+
+def _operation(
+    setting: _Setting, name: str, model: nn.Module, how: Compressor, beside: tuple[nn.Module, ...]
+) -> nn.Module:
+    folder = None if setting.job.folder is None else setting.job.folder / name
+    if folder is not None and (folder / results.WEIGHTS).exists():
+        return results.load(model, folder, setting.example).to(setting.job.team.device)
+    seed_everything(seed_for(setting.job.seed, "compress", name))
+    further = {"beside": beside} if beside else {}
+    with waiting(setting.console, name, setting.job.quiet):
+        made = how(model, example=setting.example, calibration=setting.calibration, **further)
+    no_longer_of_the_zoo(made)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        results.save(model, made, folder)
+    if not setting.job.quiet:
+        for note in findings(made).notes:
+            setting.console.print(f"{name}: {note}", highlight=False, markup=False, soft_wrap=True)
+    return made
+
+
+def _course(setting: _Setting, state: _State, place: int, kind: str, step: Any) -> nn.Module:
+    """The steps of a compressor that trains in between; each of them has its own folder and line."""
+    before = state.model
+    shelf: dict[str, nn.Module] = {}
+
+    def named(reference: str) -> nn.Module:
+        name, _, snapshot = reference.partition("@")
+        if snapshot:
+            raise LimbeckError(
+                f"{type(step).__name__} asks for the weights of a training after {snapshot} steps, which only a run keeps: "
+                "use a recipe with a compress stage"
+            )
+        return before if name == STUDENT else shelf[name[1:]]
+
+    for part in lessons_of(step):
+        title = f"{place}-{kind}" + (f".{part.name}" if part.name else "")
+        begun = time.perf_counter()
+        if isinstance(part, Gathering):
+            raise LimbeckError(f"{type(step).__name__} averages networks, which a chain cannot hold; use a recipe")
+        if isinstance(part, Operation):
+            made = _operation(setting, title, named(part.student), part.how, tuple(named(name) for name in part.beside))
+        else:
+            made = copy.deepcopy(named(part.student))
+            own = [setting.teacher] if setting.teacher is not None else []
+            teachers = [t for name in part.teachers for t in (own if name == TEACHER else [named(name)])]
+            roles = ["teacher"] if len(teachers) == 1 else [f"teacher{k}" for k in range(1, len(teachers) + 1)]
+            training = replace(setting.job.training, **part.training)
+            method = part.method or (KD() if teachers else Supervised())
+            _train(setting, title, method, {"student": made, **dict(zip(roles, teachers, strict=True))}, training)
+        shelf[part.name] = made
+        if part.name:
+            state.entries.append(_entry(setting, f"{place} {kind}.{part.name}", made, time.perf_counter() - begun))
+    return shelf[""]
+
+
+# -- the ledger ------------------------------------------------------------------------------------
+
+
+def _entry(setting: _Setting, name: str, model: nn.Module, seconds: float) -> Entry:
+    one = _first(setting.example)
+    measured, same = None, None
+    if setting.tests is not None:
+        logits, targets = predictions(model, setting.tests.epoch(0), device=setting.job.team.device)
+        measured = metrics(logits, targets)
+        if model is not setting.begun:
+            theirs, _ = predictions(setting.begun, setting.tests.epoch(0), device=setting.job.team.device)
+            independent = isinstance(targets, Tensor) and targets.ndim == 2
+            same = agreement(logits, theirs, independent=independent) if logits.shape == theirs.shape else None
+    found = costs.cost(model, one)
+    notes = findings(model).notes
+    return Entry(
+        name=name,
+        **asdict(found),
+        measured=measured,
+        agreement=same,
+        seconds=round(seconds, 2),
+        notes=list(notes),
+        model=model,
+    )
+
+
+def _first(example: Any) -> Any:
+    return {k: v[:1] for k, v in example.items()} if isinstance(example, Mapping) else example[:1]
+
+
+def _timed(setting: _Setting, entries: Sequence[Entry]) -> list[Entry]:
+    """The entries with measured times: all networks take turns, so that a slow moment of the machine meets all."""
+    if not setting.job.quiet:
+        setting.console.print("measuring latency, one thread, networks in turn ...", highlight=False)
+    forms: list[Served] = [served(entry.model, setting.example) for entry in entries if entry.model is not None]
+    models = {str(k): form.model for k, form in enumerate(forms)}
+    found = []
+    for size, repeats in ((1, 50), (32, 10)):
+        inputs = _repeated(setting.example, size)
+        found.append(costs.latency(models, inputs, repeats=repeats))
+    return [
+        replace(entry, latency=asdict(found[0][str(k)]), latency_32=asdict(found[1][str(k)]), form=forms[k].name)
+        for k, entry in enumerate(entries)
+    ]
+
+
+def _repeated(example: Any, size: int) -> Any:
+    """A batch of that many samples, those of the example again and again."""
+    if isinstance(example, Mapping):
+        return {key: _repeated(value, size) for key, value in example.items()}
+    turns = itertools.islice(itertools.cycle(range(len(example))), size)
+    return example[torch.tensor(list(turns), device=example.device)]

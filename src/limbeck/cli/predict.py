@@ -1,0 +1,152 @@
+"""``limbeck predict``: what networks say about pictures, the original beside the small one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from limbeck.cli import say
+from limbeck.errors import LimbeckError, RecipeError, RunFolderError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What one network says about all pictures.
+
+    Attributes:
+        name: of the network.
+        role: "original", "network" or "exported".
+        network: what kind it is.
+        probabilities: ``[pictures, classes]``.
+        classes: their names.
+    """
+
+    name: str
+    role: str
+    network: str
+    probabilities: Tensor
+    classes: Sequence[str]
+
+    def top(self, picture: int, count: int) -> list[tuple[str, float]]:
+        """The likeliest classes of a picture, with their probabilities."""
+        values, places = self.probabilities[picture].topk(min(count, len(self.classes)))
+        return [(str(self.classes[place]), value) for place, value in zip(places.tolist(), values.tolist())]
+
+
+def print_predictions(
+    folder: Path, pictures: Sequence[Path], *, model: str | None, seed: int | None, top: int, as_json: bool
+) -> None:
+    """Print the likeliest classes of every picture."""
+    if (folder / "deploy.json").is_file():
+        if model is not None or seed is not None:
+            raise RecipeError(f"{folder} holds one exported network; --model and --seed are for the folder of a run")
+        answers = _exported(folder, pictures)
+    elif folder.is_dir() and not (folder / "run.json").is_file():
+        held = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
+        raise RunFolderError(
+            f"{folder} is neither a run (it has no run.json) nor an exported network (it has no deploy.json); it holds: {held}"
+        )
+    else:
+        answers = _of_run(folder, pictures, model, seed)
+    if as_json:
+        say.line(json.dumps(_plain(answers, pictures, top), indent=2, ensure_ascii=False))
+        return
+    for place, picture in enumerate(pictures):
+        _print(answers, place, picture, top)
+    if len(answers) > 1 and len(pictures) > 1:
+        alike = int((answers[0].probabilities.argmax(1) == answers[1].probabilities.argmax(1)).sum())
+        say.line(
+            f"{answers[0].name} and {answers[1].name} choose the same class on {alike} of {len(pictures)} pictures"
+        )
+
+
+def _of_run(folder: Path, pictures: Sequence[Path], model: str | None, seed: int | None) -> list[Answers]:
+    from limbeck.export.pictures import prepared
+    from limbeck.export.runs import open_run
+
+    run = open_run(folder, partly=model is not None)
+    name = model or run.last
+    run.seed(name, seed)  # what cannot be had is told before the pictures are looked at
+    original = run.original(name)
+    inputs = prepared(pictures, run.preprocessing)
+    shown = [(original, "original")] if original is not None and original != name else []
+    return [
+        Answers(one, role, run.network(one), _probabilities(run.model(one, seed), inputs), run.work.data.classes)
+        for one, role in [*shown, (name, "network")]
+    ]
+
+
+def _exported(folder: Path, pictures: Sequence[Path]) -> list[Answers]:
+    from limbeck.export.opening import open_export
+    from limbeck.export.pictures import prepared
+
+    opened = open_export(folder)
+    told = opened.told
+    if told.get("preprocessing") is None:
+        raise LimbeckError(
+            f"{folder / 'deploy.json'} does not say how a picture becomes an input (preprocessing is null); "
+            "export it with preprocessing=, or from a run"
+        )
+    probabilities = opened(prepared(pictures, told["preprocessing"])).softmax(-1)
+    classes = told["classes"] or list(map(str, range(probabilities.shape[-1])))
+    origin = told.get("origin") or {}
+    return [
+        Answers(
+            str(origin.get("stage", folder.name)),
+            "exported",
+            f"{origin.get('network', 'network')} as {told['to']}",
+            probabilities,
+            classes,
+        )
+    ]
+
+
+def _probabilities(model: Any, inputs: Tensor) -> Tensor:
+    import torch
+
+    from limbeck.phase import logits_of
+
+    with torch.no_grad():
+        return logits_of(model(inputs)).softmax(-1)
+
+
+def _print(answers: Sequence[Answers], place: int, picture: Path, top: int) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold", title=Text(str(picture)), title_justify="left")
+    table.add_column("", justify="right")
+    for one in answers:
+        role = " (original)" if one.role == "original" else ""
+        table.add_column(Text(f"{one.name}{role}\n{one.network}"), overflow="fold")
+        table.add_column("", justify="right")
+    columns = [one.top(place, top) for one in answers]
+    for rank, row in enumerate(zip(*columns), 1):
+        cells = [Text(cell) for name, value in row for cell in (name, f"{value:.1%}")]
+        table.add_row(str(rank), *cells)
+    say.wide().print(table)
+
+
+def _plain(answers: Sequence[Answers], pictures: Sequence[Path], top: int) -> list[dict[str, Any]]:
+    return [
+        {
+            "picture": str(picture),
+            "answers": [
+                {
+                    "name": one.name,
+                    "role": one.role,
+                    "network": one.network,
+                    "top": [{"class": name, "probability": value} for name, value in one.top(place, top)],
+                }
+                for one in answers
+            ],
+        }
+        for place, picture in enumerate(pictures)
+    ]

@@ -1,0 +1,108 @@
+"""A network as a graph of torch.export, with a free batch size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from limbeck.compress.int8.needs import quiet
+from limbeck.errors import LimbeckError, ShapeError
+from limbeck.models.macs import batch_size
+
+_SHOWN = 6  # lines of torch's message
+
+
+def exported(model: nn.Module, example: Any, *, strict: bool = True) -> tuple[torch.export.ExportedProgram, int]:
+    """The program of a model in the mode that it is in, and the smallest batch that it takes (1, rarely 2).
+
+    Traced strictly, since torchao's quantizer fails on other graphs where a module is called twice.
+
+    Args:
+        model: is traced as it is; its state does not change.
+        example: a batch; a mapping becomes keyword arguments.
+
+    Raises:
+        LimbeckError: torch cannot make a graph of it; the message has the cause and what to try.
+    """
+    inputs = two_rows(example)
+    failures: list[Exception] = []
+    for least in (1, 2):
+        args, kwargs, shapes = _call(inputs, torch.export.Dim("batch", min=least))
+        try:
+            with quiet(), own_numbers(inputs):
+                return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=strict), least
+        except Exception as error:  # torch raises a dozen kinds here
+            failures.append(error)
+    raise LimbeckError(_explain(model, failures[0])) from failures[0]
+
+
+def _call(inputs: Any, batch: Any) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
+    """Arguments for torch.export, with the first dimension of every tensor free."""
+    free = {0: batch}
+    if isinstance(inputs, Mapping):
+        shapes = {key: free if _has_rows(value) else None for key, value in inputs.items()}
+        return (), dict(inputs), shapes
+    return (inputs,), {}, (free,)
+
+
+def _has_rows(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.ndim > 0
+
+
+def two_rows(inputs: Any) -> Any:
+    """The first two samples of a batch, the only one twice: a batch of 1 would be taken for a constant."""
+    if not batch_size(inputs):
+        raise ShapeError("the example is empty")
+    return mapped(inputs, lambda value: torch.cat([value[:2]] * 2)[:2] if len(value) < 2 else value[:2])
+
+
+def mapped(inputs: Any, change: Any) -> Any:
+    """The inputs with every batched tensor changed."""
+    if isinstance(inputs, Mapping):
+        return {key: change(value) if _has_rows(value) else value for key, value in inputs.items()}
+    return change(inputs) if _has_rows(inputs) else inputs
+
+
+@contextmanager
+def own_numbers(inputs: Any) -> Iterator[None]:
+    """torch draws random numbers while it traces; the caller's stay where they are."""
+    parts = inputs.values() if isinstance(inputs, Mapping) else [inputs]
+    devices = {part.device for part in parts if isinstance(part, Tensor) and part.device.type == "cuda"}
+    with torch.random.fork_rng(devices=list(devices)):
+        yield
+
+
+def as_graph(program: torch.export.ExportedProgram) -> fx.GraphModule:
+    """The program as a module that can be changed, and whose modes can be set."""
+    with quiet():
+        graph: Any = program.module()
+    return free_modes(graph)
+
+
+def free_modes(graph: fx.GraphModule) -> fx.GraphModule:
+    """Take away the methods by which exported modules refuse ``train()`` and ``eval()``."""
+    for name in ("train", "eval"):
+        graph.__dict__.pop(name, None)
+    return graph
+
+
+def _explain(model: nn.Module, error: Exception) -> str:
+    said = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = "; ".join(said[:_SHOWN])[:900]
+    if "onstraint" in text or "specializ" in text:
+        advice = (
+            "the forward fixes the batch size: let it take sizes from the input (x.shape[0], flatten(1)) instead of "
+            "numbers, and make no Python decision by them"
+        )
+    else:
+        advice = (
+            "a forward must not branch on the values of tensors (if x.sum() > 0, .item()), nor call what torch does "
+            "not know; use torch.where or torch.cond, or leave such a part outside of the network that is quantized"
+        )
+    return (
+        f"torch.export cannot make a graph of {type(model).__name__}: {text or type(error).__name__}. To try: {advice}"
+    )

@@ -1,0 +1,96 @@
+"""Compiled int8 graphs, and the proof that their kernels are int8."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from limbeck.compress.int8.batches import call, device_of, run
+from limbeck.compress.int8.needs import quiet
+from limbeck.errors import LimbeckError
+
+_KERNEL = re.compile(r"torch\.ops\.(onednn\.q\w+)")
+
+
+class Compiled(nn.Module):
+    """A compiled graph.  Runs in inference mode always: with gradients on, torch does not freeze weights into kernels.
+
+    Attributes:
+        kernels: the int8 kernels in it, in order.
+    """
+
+    def __init__(self, graph: fx.GraphModule, least: int) -> None:
+        super().__init__()
+        self.quick: Any = torch.compile(graph, dynamic=False)
+        self.least = least
+        self.kernels: tuple[str, ...] = ()
+        self.known: set[tuple[torch.Size, ...]] = set()
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        shapes = tuple(value.shape for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
+        with torch.inference_mode(), nullcontext() if shapes in self.known else quiet():  # a new shape is compiled
+            out = call(self.quick, self.least, args, kwargs)
+        self.known.add(shapes)
+        return out
+
+    def train(self, mode: bool = True) -> Compiled:
+        """Set the own flag only: another flag inside would cost a compilation."""
+        self.training = mode
+        return self
+
+
+def freeze() -> None:
+    """Let inductor fold weights into kernels, from now on and for the whole process."""
+    import torch._inductor.config as config
+
+    if not config.freezing:
+        config.freezing = True
+
+
+def compiled(graph: fx.GraphModule, example: Any, *, least: int = 1) -> Compiled:
+    """Compile a converted graph for batches like this one, now.
+
+    Raises:
+        LimbeckError: the example is not on the CPU, or torch cannot compile the graph.
+    """
+    from torch._inductor.utils import run_and_get_code
+
+    if device_of(example).type != "cpu":
+        raise LimbeckError(f"int8 kernels are for the CPU, and the example is on {device_of(example)}; move both there")
+    freeze()
+    fast = Compiled(graph, least)
+    fast.eval()
+    try:
+        with quiet():
+            _, code = run_and_get_code(run, fast, 1, example)
+    except Exception as error:  # of the compiler: any kind
+        raise LimbeckError(f"torch cannot compile the int8 graph: {str(error)[:500]}") from error
+    fast.kernels = tuple(name for text in code for name in _KERNEL.findall(text))
+    return fast
+
+
+def require_fused(kernels: Iterable[str]) -> list[str]:
+    """The kernels themselves; an error where there are none.
+
+    Args:
+        kernels: what `Quantized.fused` said.
+
+    Raises:
+        LimbeckError: the compiled graph computes in float, however it was quantized.
+
+    >>> require_fused(["onednn.qconv_pointwise"])
+    ['onednn.qconv_pointwise']
+    """
+    found = list(kernels)
+    if not found:
+        raise LimbeckError(
+            "the compiled graph holds no int8 kernel: it computes in float with rounded numbers, and is no faster. "
+            "Weights-only networks are always so; else compile in inference mode with torch._inductor.config.freezing "
+            "on since before the first compilation, and check that the CPU has avx512_vnni or amx_int8"
+        )
+    return found

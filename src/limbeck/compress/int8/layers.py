@@ -1,0 +1,55 @@
+"""The layers of a network that can be quantized, by the names that its author gave them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import fx, nn
+
+from limbeck.errors import NameUnknown, unknown
+
+_OPS = {
+    torch.ops.aten.conv1d.default,
+    torch.ops.aten.conv2d.default,
+    torch.ops.aten.conv3d.default,
+    torch.ops.aten.linear.default,
+}
+
+
+def weighted(graph: fx.GraphModule) -> list[tuple[str, fx.Node]]:
+    """Convolutions and linear layers of a graph in order of running, with the module that each stands in."""
+    return [(place(node), node) for node in graph.graph.nodes if node.op == "call_function" and node.target in _OPS]
+
+
+def place(node: fx.Node) -> str:
+    """The path of the innermost module that a node comes from."""
+    stack = node.meta.get("nn_module_stack") or {}
+    return str(list(stack.values())[-1][0]).removeprefix("L['self'].") if stack else node.name
+
+
+def in_int8(graph: fx.GraphModule) -> dict[str, list[str]]:
+    """Which layers of a converted graph compute with int8 weights, and which kept theirs: "int8" and "float"."""
+    found: dict[str, list[str]] = {"int8": [], "float": []}
+    for name, node in weighted(graph):
+        weight = node.args[1]
+        quantized = isinstance(weight, fx.Node) and "dequantize" in _through(weight).name
+        kept = found["int8" if quantized else "float"]
+        if name not in kept:
+            kept.append(name)
+    return found
+
+
+def _through(node: fx.Node) -> fx.Node:
+    """The node behind views and transposes of a weight."""
+    while node.op == "call_function" and "dequantize" not in node.name and node.all_input_nodes:
+        node = node.all_input_nodes[0]
+    return node
+
+
+def require_names(model: nn.Module, names: Iterable[str]) -> None:
+    """Refuse layers to skip that do not exist."""
+    known = [name for name, _ in model.named_modules() if name]
+    for name in names:
+        if name not in known:
+            raise NameUnknown("skip: " + unknown("layer", name, known, type(model).__name__))

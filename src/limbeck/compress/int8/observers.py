@@ -1,0 +1,97 @@
+"""What measures ranges, and what rounds in training: torchao's, with two changes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torchao.quantization.pt2e import (
+    FusedMovingAvgObsFakeQuantize,
+    MinMaxObserver,
+    MovingAverageMinMaxObserver,
+    MovingAveragePerChannelMinMaxObserver,
+    PerChannelMinMaxObserver,
+)
+from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import (
+    X86InductorQuantizer,
+    get_default_x86_inductor_quantization_config,
+)
+
+_EPS = 2**-12  # the smallest scale, as in torchao's own settings for x86
+
+
+class OneScale(PerChannelMinMaxObserver):
+    """One scale for a whole weight, written once per channel: the kernels know no other form."""
+
+    def calculate_qparams(self) -> tuple[Tensor, Tensor]:
+        scale, zero = super().calculate_qparams()
+        return scale.max().expand_as(scale).clone(), zero
+
+
+def _now(metadata: Any, version: Any) -> dict[str, Any]:
+    """Weights in a safetensors file do not say of which version they are; torchao takes them for ancient ones, and
+    overwrites the smallest scale with another.
+    """
+    return {**(metadata or {}), "version": version}
+
+
+class Range(MovingAverageMinMaxObserver):
+    """The range of a tensor, as a moving average that loads as it was stored."""
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, local_metadata: Any, *a: Any, **k: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, _now(local_metadata, self._version), *a, **k)
+
+
+class Ranges(MovingAveragePerChannelMinMaxObserver):
+    """The same for each channel."""
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, local_metadata: Any, *a: Any, **k: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, _now(local_metadata, self._version), *a, **k)
+
+
+class Rounding(FusedMovingAvgObsFakeQuantize):
+    """Fake quantization that follows the ranges in training only: a measurement must not change the network."""
+
+    def forward(self, X: Tensor) -> Tensor:
+        x = X.float()  # ranges under autocast, too
+        if self.training:
+            return super().forward(x).to(X.dtype)
+        low, high = self.activation_post_process.quant_min, self.activation_post_process.quant_max
+        if self.is_per_channel:
+            out = torch.fake_quantize_per_channel_affine(x, self.scale, self.zero_point, self.ch_axis, low, high)
+        else:
+            out = torch.fake_quantize_per_tensor_affine(x, self.scale, self.zero_point, low, high)
+        return out.to(X.dtype)
+
+    def calculate_qparams(self) -> tuple[Tensor, Tensor]:
+        """What was trained with: the observer would divide by 127.5 where the rounding divides by 127."""
+        return self.scale, self.zero_point
+
+
+def quantizer(
+    *, mode: str, per_channel: bool, observer: str, reduce_range: bool, skip: tuple[str, ...]
+) -> X86InductorQuantizer:
+    """torchao's quantizer with these settings."""
+    qat = mode == "qat"
+    config = get_default_x86_inductor_quantization_config(
+        is_qat=qat, is_dynamic=mode == "dynamic", reduce_range=reduce_range
+    )
+    act: Any = config.input_activation
+    weight: Any = config.weight
+    if qat:
+        act = replace(act, observer_or_fake_quant_ctr=Rounding.with_args(observer=Range, eps=_EPS))
+        weight = replace(weight, observer_or_fake_quant_ctr=Rounding.with_args(observer=Ranges, eps=_EPS))
+    elif mode == "static" and observer == "minmax":
+        act = replace(act, observer_or_fake_quant_ctr=MinMaxObserver.with_args(eps=_EPS))
+    if not per_channel:
+        weight = replace(weight, observer_or_fake_quant_ctr=OneScale.with_args(eps=_EPS))
+    made = X86InductorQuantizer()
+    for name in skip:
+        made.set_module_name_qconfig(name, None)
+    chosen = replace(config, input_activation=act, output_activation=act, weight=weight)
+    if mode == "dynamic":  # a convolution would be rounded, too, but there is no kernel for it
+        return made.set_function_type_qconfig(functional.linear, chosen)
+    return made.set_global(chosen)

@@ -1,0 +1,230 @@
+"""A network that feels in training what int8 will do to it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from limbeck.compress.int8.batches import calibrate, call, require_finite_weights
+from limbeck.compress.int8.dead import remove_dead
+from limbeck.compress.int8.export import as_graph, exported, free_modes, own_numbers, two_rows
+from limbeck.compress.int8.layers import require_names
+from limbeck.compress.int8.needs import quiet, require_installed
+from limbeck.compress.int8.program import Quantized, count
+from limbeck.compress.int8.static import finished
+from limbeck.errors import LimbeckError, ShapeError
+from limbeck.models.macs import batch_size
+from limbeck.phase import Batch
+
+_LEARNS = "limbeck_learns"
+_TINY = 1e-6
+_aten = torch.ops.aten
+
+# Operators that do one thing in training and another in evaluation: which argument says so, and its value in evaluation.
+_SWITCHES: dict[Any, tuple[int, Any]] = {
+    _aten.batch_norm.default: (5, False),
+    _aten.instance_norm.default: (5, False),
+    _aten.dropout.default: (2, False),
+    _aten.dropout_.default: (2, False),
+    _aten.feature_dropout.default: (2, False),
+    _aten.feature_dropout_.default: (2, False),
+    _aten.alpha_dropout.default: (2, False),
+    _aten.feature_alpha_dropout.default: (2, False),
+    _aten.rrelu.default: (3, False),
+    _aten.scaled_dot_product_attention.default: (4, 0.0),
+}
+
+
+class Prepared(nn.Module):
+    """A network with rounding in its graph (quantization-aware training), until `converted` makes integers of it.
+
+    Trains like any network: its weights are float, and gradients pass straight through the rounding.  In training mode
+    it follows the ranges of weights and activations by moving averages; in evaluation mode nothing in it moves.
+
+    Args:
+        graph: prepared by torchao, exported in training mode.
+        least: the smallest batch that the graph takes.
+        settings: what `rebuild_prepared` needs, plain data; kept as `made`.
+        single: whether batch statistics exist for a single sample.
+    """
+
+    def __init__(self, graph: fx.GraphModule, least: int, settings: Mapping[str, Any], single: bool) -> None:
+        super().__init__()
+        self.body = graph
+        self.least = least
+        self.made = dict(settings)
+        self.single = single
+        self.learns = True
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if self.learns != self.training:  # modes are put back flag by flag at times, without train()
+            self._set(self.training)
+        if self.training and not self.single and batch_size(kwargs or args[0]) == 1:
+            raise ShapeError(
+                "a training batch of 1 sample: BatchNorm after the pooling has a single value per channel and no "
+                "variance; use another batch size, or drop the last batch"
+            )
+        return call(self.body, self.least, args, kwargs)
+
+    def train(self, mode: bool = True) -> Prepared:
+        """Set the mode: batch statistics, dropout and the following of ranges, or none of them."""
+        for part in self.modules():
+            part.training = mode
+        self._set(mode)
+        return self
+
+    def _set(self, learns: bool) -> None:
+        if self.learns != learns:
+            set_graph(self.body, learns)
+            self.learns = learns
+
+
+def set_graph(graph: fx.GraphModule, learns: bool) -> None:
+    """Put a graph that was exported in training mode into this mode."""
+    for node in graph.graph.nodes:
+        if node.op != "call_function" or node.target not in _SWITCHES:
+            continue
+        index, resting = _SWITCHES[node.target]
+        if index < len(node.args):
+            first = node.meta.setdefault(_LEARNS, node.args[index])
+            node.update_arg(index, first if learns else resting)
+    graph.recompile()
+
+
+def prepared(
+    model: nn.Module,
+    example: Any,
+    calibration: Iterable[Batch],
+    *,
+    skip: tuple[str, ...] = (),
+    reduce_range: bool = False,
+    batches: int | None = None,
+) -> Prepared:
+    """A network that is ready for quantization-aware training, with ranges from the calibration batches.
+
+    Raises:
+        HyperParameterError: there are no calibration batches: without ranges the first epoch learns from noise.
+        LimbeckError: it cannot be exported, or nothing in it can be quantized.
+    """
+    made = _made(model, {"skip": list(skip), "reduce_range": reduce_range}, example)
+    _measure(made, calibration, batches, example)
+    return made.train(model.training)
+
+
+def rebuild_prepared(model: nn.Module, settings: Mapping[str, Any], example: Any) -> Prepared:
+    """A network of the build that `prepared` gave, into which its weights and ranges can be loaded.
+
+    Args:
+        model: the float network, or one of its build; its weights do not matter.  Stays as it is.
+        settings: the attribute `made` of the network that was prepared.
+        example: a batch of the same shape, but for its length.
+    """
+    made = _made(model, settings, example)
+    _measure(made, [Batch(two_rows(example))], None, example)  # ranges per channel have no shape before
+    return made.train(model.training)
+
+
+def _made(model: nn.Module, settings: Mapping[str, Any], example: Any) -> Prepared:
+    require_installed()
+    skip = tuple(settings.get("skip", ()))
+    require_names(model, skip)
+    require_finite_weights(model)
+    from torchao.quantization.pt2e.quantize_pt2e import prepare_qat_pt2e
+
+    from limbeck.compress.int8.observers import quantizer
+
+    chosen = quantizer(
+        mode="qat", per_channel=True, observer="", reduce_range=bool(settings.get("reduce_range")), skip=skip
+    )
+    learner = copy.deepcopy(model)
+    _lift_zeros(learner)
+    program, least = exported(learner.train(), example)
+    graph = as_graph(program)
+    single = _single(graph)
+    _forget_counts(graph)
+    try:
+        with quiet(), own_numbers(example):
+            graph = free_modes(prepare_qat_pt2e(graph, chosen))
+    except Exception as error:  # of torchao's patterns: any kind
+        raise LimbeckError(f"torchao cannot prepare {type(model).__name__} for training: {str(error)[:500]}") from error
+    if not any(_is_rounding(part) for part in graph.modules()):
+        raise LimbeckError("nothing was prepared: there is no convolution (1-D, 2-D) or linear layer left to quantize")
+    remove_dead(graph)
+    return Prepared(graph, least, settings, single)
+
+
+def _measure(made: Prepared, batches: Iterable[Batch], most: int | None, example: Any) -> None:
+    """First ranges: the network rests, and only its roundings follow."""
+    made.eval()
+    for part in made.modules():
+        if _is_rounding(part):
+            part.training = True
+    with own_numbers(example):
+        calibrate(made, 1, batches, most, example, "quantization-aware training")
+
+
+def converted(model: nn.Module, example: Any) -> Quantized:
+    """The int8 network of a prepared one, whose BatchNorm is folded into the weights.
+
+    Raises:
+        LimbeckError: the network was not prepared.
+    """
+    if not isinstance(model, Prepared):
+        raise LimbeckError(
+            f"{type(model).__name__} was not prepared for quantization-aware training; Convert takes what Prepare made"
+        )
+    require_installed()
+    require_finite_weights_of(model)
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
+
+    own = copy.deepcopy(model).eval()
+    with quiet(), own_numbers(example), torch.no_grad():
+        graph = free_modes(convert_pt2e(own.body))
+    remove_dead(graph)
+    return finished(graph, model.least, example, mode="qat", parameters=count(model))
+
+
+def require_finite_weights_of(model: Prepared) -> None:
+    """As for other networks, but ranges that were never measured begin at infinity."""
+    names = {name for name, _ in model.named_parameters()}
+    shadow = nn.Module()
+    for index, name in enumerate(sorted(names)):
+        shadow.register_buffer(f"weight_{index}", model.get_parameter(name))
+    require_finite_weights(shadow)
+
+
+def _is_rounding(part: nn.Module) -> bool:
+    return type(part).__name__ == "Rounding"
+
+
+def _lift_zeros(model: nn.Module) -> None:
+    """torchao divides by BatchNorm's weight while it trains: an exact 0 becomes a number as good as 0."""
+    for part in model.modules():
+        weight = getattr(part, "weight", None)
+        if isinstance(part, nn.modules.batchnorm._BatchNorm) and isinstance(weight, Tensor):
+            with torch.no_grad():
+                weight.copy_(torch.where(weight == 0, torch.full_like(weight, _TINY), weight))
+
+
+def _forget_counts(graph: fx.GraphModule) -> None:
+    """Without ``num_batches_tracked += 1``, which nothing reads and which would count in evaluation, too."""
+    for node in list(graph.graph.nodes):
+        source = node.args[0] if node.args else None
+        counts = isinstance(source, fx.Node) and str(source.target).endswith("num_batches_tracked")
+        if node.target is _aten.add_.Tensor and counts and not node.users:
+            graph.graph.erase_node(node)
+    graph.recompile()
+
+
+def _single(graph: fx.GraphModule) -> bool:
+    """Whether every BatchNorm has several values per channel even in a batch of 1."""
+    for node in graph.graph.nodes:
+        if node.target is _aten.batch_norm.default and node.args[5]:
+            value = node.args[0].meta.get("val")
+            if value is not None and value.shape[2:].numel() == 1:
+                return False
+    return True

@@ -1,0 +1,84 @@
+"""Quantization after training: ranges from calibration batches, or measured anew in every batch."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from limbeck.compress.int8.batches import calibrate, require_finite_weights, run
+from limbeck.compress.int8.dead import remove_dead
+from limbeck.compress.int8.export import as_graph, exported, free_modes, own_numbers
+from limbeck.compress.int8.layers import in_int8, require_names
+from limbeck.compress.int8.needs import quiet, require_installed
+from limbeck.compress.int8.program import Quantized, count, takes
+from limbeck.errors import LimbeckError
+from limbeck.phase import Batch
+
+
+def float_graph(model: nn.Module, example: Any) -> tuple[fx.GraphModule, int]:
+    """The graph of a network in evaluation mode, of a copy, and the smallest batch that it takes."""
+    require_finite_weights(model)
+    program, least = exported(copy.deepcopy(model).eval(), example)
+    return as_graph(program), least
+
+
+def quantized(
+    model: nn.Module,
+    example: Any,
+    calibration: Iterable[Batch],
+    *,
+    mode: str,
+    per_channel: bool,
+    observer: str,
+    reduce_range: bool,
+    skip: tuple[str, ...],
+    batches: int | None,
+) -> Quantized:
+    """An int8 network made of a trained one; see `limbeck.compress.quantize.Quantize` for the settings."""
+    require_installed()
+    require_names(model, skip)
+    graph, least = float_graph(model, example)
+    settings = {"per_channel": per_channel, "observer": observer, "reduce_range": reduce_range, "skip": skip}
+    return converted(graph, least, example, calibration, mode=mode, batches=batches, **settings)
+
+
+def converted(
+    graph: fx.GraphModule,
+    least: int,
+    example: Any,
+    calibration: Iterable[Batch],
+    *,
+    mode: str,
+    batches: int | None,
+    **settings: Any,
+) -> Quantized:
+    """The same from the float graph, which is used up."""
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+
+    from limbeck.compress.int8.observers import quantizer
+
+    with quiet(), own_numbers(example), torch.no_grad():
+        parameters = count(graph)
+        watched = prepare_pt2e(graph, quantizer(mode=mode, **settings))
+        samples = 0
+        if mode == "static":
+            samples = calibrate(watched, least, calibration, batches, example, "static quantization")
+        else:
+            run(watched, least, example)  # weights are measured in a forward, too
+        made = free_modes(convert_pt2e(watched))
+    remove_dead(made)
+    return finished(made, least, example, mode=mode, samples=samples, parameters=parameters)
+
+
+def finished(graph: fx.GraphModule, least: int, example: Any, *, mode: str, **more: Any) -> Quantized:
+    """A converted graph as a network, if anything in it is quantized."""
+    layers = in_int8(graph)
+    if not layers["int8"]:
+        kept = f"; skipped or unsuitable: {', '.join(layers['float'][:8])}" if layers["float"] else ""
+        only = "linear layers" if mode == "dynamic" else "convolutions (1-D, 2-D) or linear layers"
+        raise LimbeckError(f"nothing was quantized: mode {mode!r} finds no {only} to work on{kept}")
+    return Quantized(graph, {"mode": mode, "least": least, "takes": takes(example), "layers": layers, **more})

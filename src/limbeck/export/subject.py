@@ -1,0 +1,149 @@
+"""The network that is exported, brought into the form that every exporter takes: eval mode, CPU, tensors in a row."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.compress.parametrized import settle
+from limbeck.errors import LimbeckError, ShapeError, TensorTypeError
+from limbeck.phase import logits_of
+
+CHECKED = (1, 3, 7)  # rows in the batches on which an export is compared with the network
+_TRACED = 2  # torch takes a batch of one row for a constant
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What an exporter is handed.
+
+    Attributes:
+        original: the network itself, as it was given.
+        network: a copy on the CPU in eval mode; masks and other parametrizations are written into its weights.
+        module: takes the inputs in a row and returns logits; the network itself where that is so anyway.
+        names: of the inputs.
+        example: the inputs, two rows each.
+        by_name: whether the network takes its inputs as keyword arguments.
+    """
+
+    original: nn.Module
+    network: nn.Module
+    module: nn.Module
+    names: tuple[str, ...]
+    example: tuple[Tensor, ...]
+    by_name: bool
+
+    def __call__(self, inputs: Sequence[Tensor]) -> Tensor:
+        """Logits of the network."""
+        with torch.no_grad():
+            return self.module(*inputs)
+
+    def row_of(self, inputs: Any) -> tuple[Tensor, ...]:
+        """The inputs of a batch, in the order of `names`, on the CPU."""
+        return tuple(tensor.cpu() for tensor in _named(inputs).values())
+
+    @property
+    def varargs(self) -> bool:
+        """Whether `module` takes its inputs as ``*inputs``."""
+        return isinstance(self.module, _Answers)
+
+
+class _Answers(nn.Module):
+    """A network that takes tensors in a row, whatever it takes itself, and returns logits, whatever it returns itself."""
+
+    def __init__(self, network: nn.Module, names: tuple[str, ...] | None) -> None:
+        super().__init__()
+        self.network = network
+        self.names = names
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        if self.names is None:
+            return logits_of(self.network(*inputs))
+        return logits_of(self.network(**dict(zip(self.names, inputs))))
+
+
+def subject(model: nn.Module, example: Any) -> Subject:
+    """Bring a network into the form that exporters take; the network given stays as it is.
+
+    Raises:
+        LimbeckError: it cannot be copied, does not run on the example, or returns no logits.
+        TensorTypeError: the example is neither a tensor, nor several, nor a mapping of them.
+        ShapeError: the example is empty, or its inputs have different numbers of rows.
+    """
+    if not isinstance(model, nn.Module):
+        raise TensorTypeError(f"a network is a torch.nn.Module, not a {type(model).__name__}")
+    named = _named(example)
+    by_name = isinstance(example, Mapping)
+    rows = {name: len(tensor) if tensor.dim() else 0 for name, tensor in named.items()}
+    if len(set(rows.values())) != 1 or not next(iter(rows.values())):
+        told = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in named.items())
+        raise ShapeError(f"the example is a batch: every input has the same number of rows, one or more; got {told}")
+    try:
+        network = copy.deepcopy(model).cpu().eval()
+    except Exception as error:
+        raise LimbeckError(f"{type(model).__name__} cannot be copied ({error}); an export works on a copy") from error
+    settle(network)
+    for parameter in network.parameters():
+        parameter.requires_grad_(False)
+    inputs = tuple(_rows(tensor.detach().cpu(), _TRACED) for tensor in named.values())
+    answers = _Answers(network, tuple(named) if by_name else None)
+    try:
+        with torch.no_grad():
+            output = network(**dict(zip(named, inputs))) if by_name else network(*inputs)
+            logits = logits_of(output)
+    except LimbeckError:
+        raise
+    except Exception as error:
+        shapes = ", ".join(f"{name} {list(t.shape)} {str(t.dtype)[6:]}" for name, t in zip(named, inputs))
+        raise LimbeckError(
+            f"{type(model).__name__} does not run on the example ({shapes}): {error}; give a batch as the network takes it"
+        ) from error
+    if logits.dim() < 2 or len(logits) != _TRACED:
+        raise ShapeError(f"logits are [batch, classes]; {type(model).__name__} gives {list(logits.shape)} for 2 rows")
+    plain = isinstance(output, Tensor) and not by_name and len(inputs) == 1 and not _takes_any(network)
+    return Subject(model, network, network if plain else answers, tuple(named), inputs, by_name)
+
+
+def _takes_any(network: nn.Module) -> bool:
+    """Whether the forward is written with ``*args``, which torch wants described otherwise."""
+    kinds = [parameter.kind for parameter in inspect.signature(network.forward).parameters.values()]
+    return inspect.Parameter.VAR_POSITIONAL in kinds
+
+
+def _named(inputs: Any) -> dict[str, Tensor]:
+    if isinstance(inputs, Tensor):
+        return {"input": inputs}
+    if isinstance(inputs, Mapping):
+        named = {str(name): value for name, value in inputs.items()}
+    elif isinstance(inputs, (tuple, list)):
+        named = {f"input{place}": value for place, value in enumerate(inputs, 1)}
+    else:
+        named = {"example": inputs}
+    if not named or not all(isinstance(value, Tensor) for value in named.values()):
+        told = ", ".join(f"{name}: {type(value).__name__}" for name, value in named.items()) or "nothing"
+        raise TensorTypeError(f"inputs are a tensor, a tuple of tensors or a mapping of them; got {told}")
+    return named
+
+
+def _rows(tensor: Tensor, count: int) -> Tensor:
+    """So many rows of a batch, from the front again where it has fewer."""
+    return tensor[torch.arange(count) % len(tensor)].clone()
+
+
+def trials(example: Sequence[Tensor]) -> Iterator[tuple[Tensor, ...]]:
+    """Batches of several sizes like an example: its rows, with noise where they are no whole numbers."""
+    noise = torch.Generator().manual_seed(0)
+    for count in CHECKED:
+        yield tuple(_varied(_rows(tensor, count), noise) for tensor in example)
+
+
+def _varied(tensor: Tensor, noise: torch.Generator) -> Tensor:
+    if not tensor.is_floating_point():
+        return tensor
+    return tensor + torch.randn(tensor.shape, generator=noise).to(tensor.dtype)

@@ -1,0 +1,85 @@
+"""OpenVINO and ExecuTorch, where they are installed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from limbeck.errors import LimbeckError
+from limbeck.export.needs import cause_of, need, quiet_others
+from limbeck.export.subject import Subject
+from limbeck.export.to_torch import program_of
+
+OPENVINO = "model.xml"
+EXECUTORCH = "model.pte"
+
+
+def write_openvino(subject: Subject, folder: Path) -> dict[str, Any]:
+    """Write ``model.xml`` and ``model.bin``, the number of rows left open, weights in float32."""
+    need("openvino", "openvino", "openvino")
+    import openvino  # pyright: ignore[reportMissingImports]
+
+    with quiet_others():
+        try:
+            model = openvino.convert_model(subject.module, example_input=subject.example)
+            shapes = [openvino.PartialShape([-1, *tensor.shape[1:]]) for tensor in subject.example]
+            model.reshape(dict(zip(model.inputs, shapes)))
+            openvino.save_model(model, str(folder / OPENVINO), compress_to_fp16=False)
+        except Exception as error:
+            raise LimbeckError(
+                f"OpenVINO cannot convert this network: {cause_of(error)}; --to onnx is read by OpenVINO, too"
+            ) from error
+    return {"openvino": openvino.__version__}
+
+
+def opened_openvino(folder: Path, told: Mapping[str, Any]) -> Callable[[Sequence[Tensor]], Tensor]:
+    """The file in OpenVINO, on the CPU: inputs in, logits out."""
+    need("an OpenVINO file", "openvino", "openvino")
+    import openvino  # pyright: ignore[reportMissingImports]
+
+    # Its default on some processors is bfloat16; this is to give the network's own numbers.
+    model = openvino.Core().compile_model(str(folder / told["file"]), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+
+    def run(inputs: Sequence[Tensor]) -> Tensor:
+        found = model([tensor.numpy() for tensor in inputs])
+        return torch.from_numpy(found[model.output(0)].copy())
+
+    return run
+
+
+def write_executorch(subject: Subject, folder: Path) -> dict[str, Any]:
+    """Write ``model.pte`` for one row at a time, lowered to XNNPACK where that takes it."""
+    need("executorch", "executorch", "executorch")
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import (  # pyright: ignore[reportMissingImports]
+        XnnpackPartitioner,
+    )
+    from executorch.exir import to_edge_transform_and_lower  # pyright: ignore[reportMissingImports]
+
+    program = program_of(subject, open_rows=False)
+    with quiet_others():
+        try:
+            lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
+        except Exception as error:
+            raise LimbeckError(
+                f"ExecuTorch cannot lower this network: {cause_of(error)}; --to onnx may take it"
+            ) from error
+    (folder / EXECUTORCH).write_bytes(lowered.buffer)
+    return {"backend": "XNNPACK"}
+
+
+def opened_executorch(folder: Path, told: Mapping[str, Any]) -> Callable[[Sequence[Tensor]], Tensor]:
+    """The file in ExecuTorch, a row at a time: inputs in, logits out."""
+    need("an ExecuTorch file", "executorch", "executorch")
+    from executorch.runtime import Runtime  # pyright: ignore[reportMissingImports]
+
+    method = Runtime.get().load_program(folder / told["file"]).load_method("forward")
+
+    def run(inputs: Sequence[Tensor]) -> Tensor:
+        rows = range(len(inputs[0]))
+        return torch.cat([method.execute([tensor[row : row + 1] for tensor in inputs])[0].clone() for row in rows])
+
+    return run

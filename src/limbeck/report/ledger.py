@@ -1,0 +1,169 @@
+"""What every stage of a chain of compressions cost and kept, against the network at its beginning."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from limbeck.report import words
+from limbeck.report.exhibits import Grid
+from limbeck.report.read import Run, Stage, number
+from limbeck.report.tables import Cell, Column, Measured, Table, decimals_for, measure, part_of
+from limbeck.stats import paired, summarise
+
+_SLOWER = 1.05  # below this, two medians of one measurement are the same
+
+
+def columns(part: str) -> tuple[Column, ...]:
+    """The columns of a ledger."""
+    return (
+        Column("stage", "Stage", False, "the stage, and so the name of the network it made"),
+        Column("accuracy", "Accuracy", True, f"on the {part} part, mean ± standard deviation over the seeds"),
+        Column("kept", "Against the original", True, "in percentage points, paired by seed, with its 95 % t interval"),
+        Column("same", "Answers alike", True, "part of the test rows where it and the original choose the same class"),
+        Column("parameters", "Parameters", True, "how many numbers the network has learnt"),
+        Column("macs", "MACs", True, "multiply-accumulate operations for one sample"),
+        Column("bytes", "File", True, "the file in which it is handed over"),
+        Column("latency", "1 image", True, "median [10 % to 90 %] of one forward pass with one image"),
+        Column("latency_32", "32 images", True, "median [10 % to 90 %] of one forward pass with 32 images"),
+        Column("form", "Run as", False, "what was timed: the modules as they are, or compiled"),
+    )
+
+
+def ledger(run: Run) -> Table | None:
+    """The chain of a run, the original first; None for a run in which nothing was compressed."""
+    if not any(stage.kind == "compress" for stage in run.stages):
+        return None
+    measured = {m.name: m for m in measure(run)}
+    chained = [stage for stage in run.stages if _original(stage) is not None]
+    originals = list(dict.fromkeys(name for stage in chained if (name := _original(stage)) is not None))
+    rows = [_row(run, measured[name], None, None, measured) for name in originals if name in measured]
+    for stage in chained:
+        root = measured.get(_original(stage) or "")
+        rows.append(_row(run, measured[stage.name], root, measured.get(stage.model or ""), measured))
+    return Table(
+        caption=f"Every step of {run.name} against {words.listing(originals)}, measured on the {part_of(run)} part",
+        columns=columns(part_of(run)),
+        rows=tuple(rows),
+        notes=_notes(run, [measured[stage.name] for stage in chained]),
+    )
+
+
+def _original(stage: Stage) -> str | None:
+    return next((r.original for r in stage.runs if r.original), None)
+
+
+def _row(
+    run: Run, m: Measured, root: Measured | None, before: Measured | None, everything: Mapping[str, Measured]
+) -> tuple[Cell, ...]:
+    decimals = decimals_for(run)
+    accuracy = m.summary("accuracy")
+    same = [r.alike for r in (m.stage.runs if m.stage else ()) if r.alike is not None]
+    return (
+        Cell(m.name, "" if root is None else _what(m.stage), m.name, "", ""),
+        Cell() if accuracy is None else Cell(words.percent(accuracy, decimals), f"n = {accuracy.n}", accuracy),
+        _kept(m, root, decimals),
+        Cell(words.percent(summarise(same), decimals), "", sum(same) / len(same)) if same else Cell(),
+        *(_size(m, root, what) for what in ("parameters", "macs", "bytes")),
+        *(_time(m, root, before, key) for key in ("latency", "latency_32")),
+        Cell(str(_latency(m, "latency").get("form") or words.NONE)),
+    )
+
+
+def _what(stage: Stage | None) -> str:
+    if stage is None:
+        return ""
+    name, settings = words.method_words(stage.method)
+    return f"{stage.model} → {name}" + (f", {settings}" if stage.kind == "compress" and settings else "")
+
+
+def _kept(m: Measured, root: Measured | None, decimals: int) -> Cell:
+    if root is None:
+        return Cell("original")
+    ours, theirs = m.metrics.get("accuracy", {}), root.metrics.get("accuracy", {})
+    if len(theirs) == 1 and len(ours) > 1:  # one original for all seeds
+        theirs = dict.fromkeys(ours, next(iter(theirs.values())))
+    if not ours.keys() & theirs.keys():
+        return Cell()
+    found = paired(ours, theirs)
+    mood = {"better": "good", "worse": "bad"}.get(found.verdict(), "plain")
+    detail = words.interval(found, decimals) if found.n > 1 else "single run"
+    low, high = (None if v is None else words.signed(v, decimals) for v in (found.low, found.high))
+    brief = f"[{low}, {high}]" if found.n > 1 else "single run"
+    return Cell(words.signed(found.mean, decimals), detail, found, mood, brief)
+
+
+def _size(m: Measured, root: Measured | None, what: str) -> Cell:
+    value = number(m.cost.get(what))
+    if value is None:
+        return Cell()
+    factor = m.factor(root, what)
+    note = (
+        words.times(factor, "smaller" if what == "bytes" else "fewer", "larger" if what == "bytes" else "more")
+        if factor
+        else ""
+    )
+    brief = f"{factor:.3g}×" if factor and factor >= 1 else ""
+    return Cell(words.size(value) if what == "bytes" else words.amount(value), note, value, "", brief)
+
+
+def _latency(m: Measured | None, key: str) -> Mapping[str, Any]:
+    found = m.cost.get(key) if m is not None else None
+    return found if isinstance(found, Mapping) else {}
+
+
+def _time(m: Measured, root: Measured | None, before: Measured | None, key: str) -> Cell:
+    """A measured time; a step that made the network slower than the one it was given says so."""
+    ours = _latency(m, key)
+    value = number(ours.get("median_ms"))
+    if value is None:
+        return Cell()
+    low, high = number(ours.get("p10_ms")), number(ours.get("p90_ms"))
+    reach = f"[{low:.3g} to {high:.3g}]" if low is not None and high is not None else ""
+    theirs, given = number(_latency(root, key).get("median_ms")), number(_latency(before, key).get("median_ms"))
+    factor = words.times(theirs / value, "faster", "slower") if theirs else ""
+    slower = given is not None and value > _SLOWER * given
+    mark = f"slower than {before.name}" if slower and before is not None else ""
+    note = ", ".join(text for text in (reach, factor, mark) if text)
+    ratio = theirs / value if theirs else None
+    brief = "" if ratio is None else f"{ratio:.3g}× faster" if ratio >= 1 else f"{1 / ratio:.3g}× slower"
+    return Cell(words.milliseconds(value), note, value, "bad" if slower else "", brief)
+
+
+def _notes(run: Run, chained: Sequence[Measured]) -> tuple[str, ...]:
+    found = [
+        "Times are measured, never derived: one thread, all networks in turn, and compared with the original run eagerly."
+    ]
+    clocks = {str(_latency(m, "latency").get("clock")) for m in chained if _latency(m, "latency")}
+    if clocks:
+        processor = run.machine.get("processor")
+        found.append(f"Clock: {', '.join(sorted(clocks))}" + (f", on {processor}." if processor else "."))
+    masked = [m.name for m in chained if m.stage and str(m.stage.method.get("kind")) in ("mask", "lottery_ticket")]
+    if masked:
+        found.append(
+            f"{words.listing(masked)}: zeros are stored and multiplied like other numbers; masks alone save no time and no bytes."
+        )
+    return tuple(found)
+
+
+def layer_tables(run: Run) -> list[Grid]:
+    """What compressors did to each layer, a table for each stage whose details have such lines."""
+    found = []
+    for stage in run.stages:
+        details = next((r.details for r in stage.runs if r.details), {}) if stage.kind == "compress" else {}
+        lines = details.get("layers")
+        if isinstance(lines, list) and lines and all(isinstance(line, Mapping) for line in lines):
+            keys = list(dict.fromkeys(key for line in lines for key in line))
+            rows = tuple(tuple(_text(line.get(key)) for key in keys) for line in lines)
+            found.append(Grid(f"{stage.name}: what was done to each layer (first seed)", tuple(keys), rows))
+    return found
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return words.NONE
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_text(item) for item in value)
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

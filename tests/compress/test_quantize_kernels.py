@@ -1,0 +1,89 @@
+"""The compiled form: int8 kernels are in it, and they say what the slow form says."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from limbeck import models
+from limbeck.compress import forms
+from limbeck.compress.cost import latency
+from limbeck.compress.int8 import Quantized, require_fused
+from limbeck.compress.quantize import Quantize
+from limbeck.errors import LimbeckError
+from limbeck.phase import Batch
+
+
+@pytest.fixture(scope="module")
+def x():
+    return torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def net():
+    torch.manual_seed(0)
+    return models.build("digits_cnn_thin", classes=10).eval()
+
+
+@pytest.fixture(scope="module")
+def small(net, x):
+    return Quantize()(net, example=x, calibration=[Batch(x)])
+
+
+def test_kernels_are_fused_and_right(small, net, x, tmp_path):
+    fast = small.compiled(x)
+    kernels = require_fused(fast.kernels)
+    assert len(kernels) == 4, "three convolutions and a linear layer"
+    assert sum("qconv" in name for name in kernels) == 3
+    assert sum("qlinear" in name for name in kernels) == 1
+    assert torch._inductor.config.freezing
+    slow = small(x)
+    assert float((fast(x) - slow).norm() / slow.norm()) < 0.02
+    assert fast(x[:1]).shape == (1, 10), "another shape is compiled when it comes"
+    assert not fast(x).requires_grad
+    assert not fast.train()(x).requires_grad
+    small.save(tmp_path / "n")
+    assert len(require_fused(Quantized.load(tmp_path / "n").fused(x))) == 4, "after a file, too"
+
+
+def test_dynamic_kernels(x):
+    torch.manual_seed(0)
+    mlp = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 3))
+    made = Quantize(mode="dynamic")(mlp, example=x)
+    fast = made.compiled(x)
+    assert len(require_fused(fast.kernels)) == 2
+    assert float((fast(x) - made(x)).norm() / made(x).norm()) < 0.02
+
+
+def test_weights_alone_have_no_kernels(net, x):
+    made = Quantize(mode="weights")(net, example=x)
+    with pytest.raises(LimbeckError, match="the compiled graph holds no int8 kernel: it computes in float"):
+        require_fused(made.fused(x))
+
+
+def test_forms_that_are_timed(net, x):
+    torch.manual_seed(0)
+    mlp = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 3))
+    state = copy.deepcopy(mlp.state_dict())
+    numbers = torch.get_rng_state()
+    found = forms.latency_forms(mlp, x)
+    assert torch.equal(torch.get_rng_state(), numbers)
+    assert mlp.training
+    assert all(torch.equal(state[k], v) for k, v in mlp.state_dict().items())
+    assert {"eager", "compiled", "int8 compiled"} <= set(found)
+    assert ("bf16 compiled" in found) == forms.has_amx()
+    expected = mlp(x).detach()
+    near = {"eager": 1e-6, "compiled": 1e-4, "bf16 compiled": 0.03, "int8 compiled": 0.05, "onnxruntime": 1e-4}
+    for name, form in found.items():
+        assert float((form(x).float() - expected).norm() / expected.norm()) < near[name], name
+    timed = latency(found, x, repeats=3, warmup=1)
+    assert all(line.median_ms > 0 for line in timed.values())
+
+
+def test_a_form_that_is_missing_says_why(monkeypatch, x):
+    monkeypatch.setattr(forms, "has_amx", lambda: False)
+    with pytest.raises(LimbeckError, match="no AMX for bfloat16"):
+        forms.compiled_bf16(nn.Linear(2, 2), torch.zeros(1, 2))

@@ -1,0 +1,275 @@
+"""Networks in int8 after training: as good as before, smaller, and whole after a trip through a file."""
+
+from __future__ import annotations
+
+import copy
+import math
+import random
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+from torch.nn import functional as F
+
+from limbeck import models
+from limbeck.compress.int8 import Quantized
+from limbeck.compress.quantize import Quantize
+from limbeck.compressor import findings
+from limbeck.errors import HyperParameterError, LimbeckError, NameUnknown, NonFiniteError, WeightsError
+from limbeck.phase import Batch
+
+
+@pytest.fixture(scope="module")
+def digits():
+    found = load_digits()
+    x = torch.tensor(found.images, dtype=torch.float32).unsqueeze(1) / 16
+    y = torch.tensor(found.target)
+    return x[:1400], y[:1400], x[1400:], y[1400:]
+
+
+@pytest.fixture(scope="module")
+def net(digits):
+    torch.manual_seed(0)
+    model, (x, y, _, _) = models.build("digits_cnn", classes=10), digits
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    for _ in range(6):
+        for rows in torch.randperm(len(x)).split(100):
+            optimizer.zero_grad()
+            F.cross_entropy(model(x[rows]), y[rows]).backward()
+            optimizer.step()
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def batches(digits):
+    return [Batch(rows) for rows in digits[0][:256].split(64)]
+
+
+@pytest.fixture(scope="module")
+def small(net, batches):
+    return Quantize("int8")(net, example=batches[0].inputs, calibration=batches)
+
+
+def accuracy(model, digits):
+    with torch.no_grad():
+        return float((model(digits[2]).argmax(1) == digits[3]).float().mean())
+
+
+def drift(a, b, x):
+    with torch.no_grad():
+        return float((a(x) - b(x)).norm() / b(x).norm())
+
+
+def test_a_trained_network_stays_as_good(net, small, digits):
+    before = accuracy(net, digits)
+    assert before > 0.9
+    assert abs(accuracy(small, digits) - before) < 0.005
+    assert 0 < drift(small, net, digits[2]) < 0.03
+    assert small.facts["layers"] == {"int8": ["layer1.0", "layer2.0", "layer3.0", "fc"], "float": []}
+    assert findings(small).notes == ["4 layers in int8"]
+
+
+def test_the_input_stays_as_it_is(net, batches):
+    model = copy.deepcopy(net).train()
+    model.layer1[1].eval()
+    model.fc.weight.requires_grad_(False)
+    model.fc.bias.grad = torch.ones(10)
+    state = {key: (value, value.clone()) for key, value in model.state_dict(keep_vars=True).items()}
+    seen = [(part.training, sorted(vars(part))) for part in model.modules()]
+    numbers = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # type: ignore[index]
+    made = Quantize(observer="minmax")(model, example=batches[0].inputs[:1], calibration=batches)
+    assert torch.equal(torch.get_rng_state(), numbers[0])
+    assert (np.random.get_state()[1] == numbers[1]).all()  # type: ignore[index]
+    assert random.getstate() == numbers[2]
+    assert [(part.training, sorted(vars(part))) for part in model.modules()] == seen
+    for key, (value, copied) in state.items():
+        assert model.state_dict(keep_vars=True)[key] is value
+        assert torch.equal(value, copied)
+    assert not model.fc.weight.requires_grad
+    assert torch.equal(model.fc.bias.grad, torch.ones(10))
+    assert made.training
+    assert not any(p.requires_grad for p in made.parameters())
+
+
+def test_any_batch_size_and_both_modes(small, digits):
+    x = digits[2]
+    whole = small.eval()(x)
+    assert torch.allclose(small(x[:1]), whole[:1], atol=0.05)
+    assert small(x[:3]).shape == (3, 10)
+    assert torch.equal(small.train()(x), whole)
+    assert small.training
+    assert torch.equal(copy.deepcopy(small)(x), whole)
+    small.eval()
+
+
+def test_float_weights_are_gone(small, net):
+    held = {key: value for key, value in small.state_dict().items() if value.is_floating_point() and value.ndim > 1}
+    assert held == {}
+    assert sum(v.numel() for v in small.state_dict().values() if v.dtype == torch.int8) == sum(
+        p.numel() for p in net.parameters() if p.ndim > 1
+    )
+    floats = [
+        value.numel() for key, value in small.state_dict().items() if "_scale_" not in key and value.is_floating_point()
+    ]
+    assert sum(floats) == 16 + 32 + 64 + 10, "BatchNorm became one bias per channel"
+    assert small.float_parameters == sum(p.numel() for p in net.parameters())
+
+
+def test_through_a_file(small, digits, tmp_path):
+    small.save(tmp_path / "net.int8")
+    assert [p.name for p in tmp_path.iterdir()] == ["net.int8"]
+    assert (tmp_path / "net.int8").stat().st_size == small.file_bytes()
+    again = Quantized.load(tmp_path / "net.int8")
+    assert (again.facts, again.file_bytes()) == (small.facts, small.file_bytes())
+    for rows in (1, 2, 37):
+        assert torch.equal(again(digits[2][:rows]), small(digits[2][:rows]))
+    again.train()
+    copy.deepcopy(again).save(tmp_path / "twice.int8")
+    assert torch.equal(Quantized.load(tmp_path / "twice.int8")(digits[2]), small(digits[2]))
+
+
+def test_files_that_are_refused(small, tmp_path):
+    with pytest.raises(WeightsError, match="no file of an int8 network at"):
+        Quantized.load(tmp_path / "nothing")
+    (tmp_path / "text").write_text("no archive")
+    with pytest.raises(WeightsError, match="cannot be read as an int8 network"):
+        Quantized.load(tmp_path / "text")
+    with pytest.raises(WeightsError, match="cannot write the network to"):
+        small.save(tmp_path / "no" / "such" / "folder")
+    torch.export.save(torch.export.export(nn.Linear(2, 2), (torch.zeros(1, 2),)), tmp_path / "other.pt2")
+    with pytest.raises(WeightsError, match="holds pickled objects"):  # its sample inputs
+        Quantized.load(tmp_path / "other.pt2")
+    small.save(tmp_path / "good")
+    with zipfile.ZipFile(tmp_path / "good") as old, zipfile.ZipFile(tmp_path / "bad", "w") as new:
+        for name in old.namelist():
+            data = old.read(name)
+            new.writestr(
+                name, data.replace(b'"use_pickle": false', b'"use_pickle": true') if "config" in name else data
+            )
+    with pytest.raises(WeightsError, match="holds pickled objects"):
+        Quantized.load(tmp_path / "bad")
+
+
+def test_layers_that_stay_in_float(net, batches, digits):
+    made = Quantize(skip=("layer2", "fc"))(net, example=batches[0].inputs, calibration=batches)
+    assert made.facts["layers"] == {"int8": ["layer1.0", "layer3.0"], "float": ["layer2.0", "fc"]}
+    assert findings(made).notes == ["2 layers in int8, 2 in float: layer2.0, fc"]
+    assert drift(made, net, digits[2]) < 0.03
+
+
+def test_fewer_bits_or_scales_drift_more(net, small, batches, digits):
+    x = digits[2]
+    one = Quantize(per_channel=False)(net, example=batches[0].inputs, calibration=batches)
+    seven = Quantize(reduce_range=True)(net, example=batches[0].inputs, calibration=batches)
+    scales = [v for k, v in one.state_dict().items() if k.split(".")[-1].startswith("_scale_")]
+    assert scales
+    assert all(len(set(s.tolist())) == 1 for s in scales)
+    assert drift(seven, net, x) > drift(small, net, x)
+    assert drift(one, net, x) < 0.1
+
+
+@pytest.mark.parametrize(("dtype", "bits"), [("int8", 8), ("int4", 4)])
+def test_weights_alone(net, batches, digits, dtype, bits, tmp_path):
+    made = Quantize(dtype, mode="weights", skip=("layer1",))(net, example=batches[0].inputs)
+    assert made.facts["layers"] == {"float": ["layer1.0"], f"int{bits}": ["layer2.0", "layer3.0", "fc"]}
+    expected = copy.deepcopy(net)
+    for layer in (expected.layer2[0], expected.layer3[0], expected.fc):
+        for row in layer.weight.data:
+            step = float(row.abs().max()) / (2 ** (bits - 1) - 1)
+            row.copy_(torch.round(row / step) * step)
+    assert torch.allclose(made(digits[2]), expected(digits[2]), atol=1e-4)
+    made.save(tmp_path / "w")
+    again = Quantized.load(tmp_path / "w")
+    assert torch.equal(again(digits[2]), made(digits[2]))
+    assert again.float_parameters == sum(p.numel() for p in net.parameters())
+    stored = sum(v.numel() * v.element_size() for k, v in made.state_dict().items() if k.endswith("values"))
+    assert stored == sum(layer.weight.numel() for layer in (net.layer2[0], net.layer3[0], net.fc)) * bits // 8
+
+
+def test_dynamic_is_for_linear_layers(digits):
+    torch.manual_seed(0)
+    mlp = models.build("digits_mlp", classes=10).eval()
+    made = Quantize(mode="dynamic")(mlp, example=digits[0][:4])
+    assert len(made.facts["layers"]["int8"]) == 3
+    assert drift(made, mlp, digits[2]) < 0.03
+    nothing = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten())
+    with pytest.raises(LimbeckError, match=r"nothing was quantized: mode 'dynamic' finds no linear layers .*: 0"):
+        Quantize(mode="dynamic")(nothing, example=digits[0][:4])
+
+
+class Several(nn.Module):
+    """Two inputs by name, a ReLU that is called twice, and one layer used twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two, self.relu = nn.Linear(6, 8), nn.Linear(8, 8), nn.ReLU()
+
+    def forward(self, left, right=None):
+        x = self.relu(self.one(left))
+        x = self.relu(self.two(x)) + (0 if right is None else right)
+        return {"logits": self.two(x)}
+
+
+def test_mappings_and_modules_that_are_used_twice():
+    torch.manual_seed(0)
+    model = Several()
+    inputs = {"left": torch.randn(16, 6), "right": torch.randn(16, 8)}
+    made = Quantize()(model, example=inputs, calibration=[Batch(inputs)])
+    found, expected = made(**inputs)["logits"].detach(), model(**inputs)["logits"].detach()
+    assert float((found - expected).norm() / expected.norm()) < 0.03
+    one = made(**{key: value[:1] for key, value in inputs.items()})["logits"]
+    assert torch.allclose(one, found[:1], atol=0.02)
+    assert made.example(3)["right"].shape == (3, 8)
+
+
+def test_what_is_missing_or_bad(net, batches):
+    x = batches[0].inputs
+    with pytest.raises(HyperParameterError, match=r"static quantization measures .*: give calibration batches"):
+        Quantize()(net, example=x)
+    with pytest.raises(HyperParameterError, match="give calibration batches"):
+        Quantize()(net, example=x, calibration=iter([]))
+    with pytest.raises(NameUnknown, match=r"skip: no layer 'layr1' in Sequential; near: layer1"):
+        Quantize(skip=("layr1",))(net, example=x, calibration=batches)
+    with pytest.raises(NonFiniteError, match="calibration batch 2: 'inputs' is non-finite"):
+        Quantize()(net, example=x, calibration=[batches[0], Batch(torch.full_like(x, math.nan))])
+    bad = copy.deepcopy(net)
+    with torch.no_grad():
+        bad.fc.weight[0, 0] = math.inf
+    for mode in ("static", "weights"):
+        with pytest.raises(NonFiniteError, match=r"fc.weight of Sequential has 1 non-finite of 640 values"):
+            Quantize(mode=mode)(bad, example=x, calibration=batches)
+
+
+class Branches(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.fc(x) if float(x.sum()) > 0 else self.fc(-x)
+
+
+class Fixed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.fc(x.reshape(2, 4))
+
+
+@pytest.mark.parametrize(("model", "text"), [(Branches(), "must not branch on the values"), (Fixed(), "batch size")])
+def test_networks_that_cannot_be_exported_are_explained(model, text):
+    x = torch.randn(2, 4)
+    with pytest.raises(
+        LimbeckError, match=rf"torch.export cannot make a graph of {type(model).__name__}: (.|\n)*{text}"
+    ):
+        Quantize()(model, example=x, calibration=[Batch(x)])
+
+
+def test_the_result_can_be_exported(small, digits):
+    program = torch.export.export(small, (digits[2][:4],))
+    assert torch.equal(program.module()(digits[2][:4]), small(digits[2][:4]))
