@@ -151,7 +151,7 @@ COURSES: tuple[Entry, ...] = (
 
 # fmt: off
 COMPRESSORS: tuple[Entry, ...] = (
-    Entry("prune", "limbeck.compress.prune:Prune", "compressor", "whole channels removed, by one of ten scores",
+    Entry("prune", "limbeck.compress.prune:Prune", "compressor", "whole channels removed, by one of fourteen scores",
           "Li, Kadav, Durdanovic, Samet, Graf: Pruning Filters for Efficient ConvNets (ICLR 2017), and those of its scores", 2017, "pruning"),
     Entry("mask", "limbeck.compress.masks:Mask", "compressor", "single weights held at zero",
           "Han, Pool, Tran, Dally: Learning both Weights and Connections for Efficient Neural Networks (NIPS 2015)", 2015, "pruning"),

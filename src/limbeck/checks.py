@@ -11,15 +11,16 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from limbeck.compress.finished import require_unfinished
 from limbeck.data.images import Splits
 from limbeck.data.spec import CIFAR10
-from limbeck.engine.randomness import own_random_numbers, seed_everything
 from limbeck.engine.rehearsal import rehearse
 from limbeck.errors import DataError, HyperParameterError, LimbeckError, NonFiniteError, RecipeError
 from limbeck.methods.assistants import TeacherAssistant
 from limbeck.models import build, load_weights
 from limbeck.models.ensemble import Ensemble as Average
 from limbeck.phase import Batch
+from limbeck.randomness import own_random_numbers, seed_everything
 from limbeck.recipe import (
     Compress,
     Ensemble,
@@ -153,6 +154,7 @@ def _rehearsed(
     stage: Fitted, models: Mapping[str, nn.Module], batch: Batch, classes: int, place: Path, shape: tuple[int, int, int]
 ) -> list[tuple[Path, str]]:
     try:
+        require_unfinished(models["student"], type(stage.method).__name__)
         rehearse(stage.method, models, batch, classes)
     except NonFiniteError:
         pass  # made-up images through fresh weights prove nothing about real ones
@@ -173,6 +175,7 @@ def _compressed(
     further = {"beside": beside} if beside else {}
     calibration = [batch] if stage.calibration else []
     try:
+        require_unfinished(shelf[stage.model], type(stage.how).__name__)
         return stage.how(shelf[stage.model], example=batch.inputs, calibration=calibration, **further)
     except NonFiniteError:
         return copy.deepcopy(shelf[stage.model])

@@ -22,7 +22,7 @@ from limbeck.engine.checkpoint import load
 from limbeck.engine.evaluate import agreement, metrics, predictions
 from limbeck.engine.loop import fit, identity
 from limbeck.engine.parts import split
-from limbeck.engine.randomness import seed_everything
+from limbeck.randomness import seed_everything
 from limbeck.engine.rehearsal import rehearse
 from limbeck.engine.team import Team
 from limbeck.errors import DataError, LimbeckError, NonFiniteError

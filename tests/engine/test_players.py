@@ -193,7 +193,10 @@ def test_a_player_without_parameters_cannot_be_asked_for_a_step():
     def step(models, batch, moment):
         yield Update("empty", {"ce": ce(models, batch)})
 
-    wanted = "phase 'made' asks for a step of 'empty', who owns nothing that can be trained"
+    wanted = (
+        "phase 'made' asks for a step of 'empty', who owns nothing that can be trained: "
+        "all its parameters are frozen, or it is a quantized program, to be trained before Quantize"
+    )
     assert refused(step, {"student": ("student",), "empty": ("extra",)}, {"extra": nn.ReLU()}) == wanted
     assert refused(step) == wanted, "nor can one that does not exist"
 

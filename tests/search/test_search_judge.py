@@ -6,6 +6,7 @@ import itertools
 import math
 import random
 
+import numpy as np
 import pytest
 
 from limbeck.search import judge
@@ -34,6 +35,9 @@ def test_a_limit_is_kept_at_the_limit_itself_also_in_binary():
     lost = 100 * (0.93 - 0.92)
     assert lost > 1.0  # 1.0000000000000009
     assert judge.overruns({"points": lost}, {"points": 1.0}) == {}
+    single = 100 * (float(np.float32(0.9275)) - float(np.float32(0.8975)))  # as networks are measured
+    assert single > 3.0 + 1e-7
+    assert judge.overruns({"points": single}, {"points": 3.0}) == {}
     assert judge.overruns({"points": 1.01}, {"points": 1.0}) == {"points": pytest.approx(0.01)}
     assert judge.overruns({"latency": 2.5}, {"latency": 2.0}) == {"latency": 0.25}
 

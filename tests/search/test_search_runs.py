@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from limbeck import config, record
+from limbeck import config, record, runner
 from limbeck.cli import main
 from limbeck.errors import Interrupted, LimbeckError, RecipeError, RunFolderError
 from limbeck.runner import run
@@ -60,6 +60,9 @@ def watched(monkeypatch, trained):
         return real(*arguments, **settings)
 
     monkeypatch.setattr(runner_stages, "fit", fit)
+    monkeypatch.setattr(
+        runner, "write_report", lambda folder: folder
+    )  # of each trial: charts, which cost more than the runs
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +75,7 @@ def done(tmp_path_factory):
 
     patch = pytest.MonkeyPatch()
     patch.setattr(runner_stages, "fit", fit)
+    patch.setattr(runner, "write_report", lambda folder: folder)
     found = search(TEXT, out=tmp_path_factory.mktemp("search") / "done", say=said.append)
     patch.undo()
     return found, said, counted

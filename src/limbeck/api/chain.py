@@ -21,17 +21,18 @@ from limbeck.api.fitting import Job, hang, perform
 from limbeck.api.ledger import Entry, Ledger
 from limbeck.compress import cost as costs
 from limbeck.compress import results
+from limbeck.compress.finished import require_unfinished
 from limbeck.compress.served import Served, served
 from limbeck.compress.structure import no_longer_of_the_zoo
-from limbeck.compressor import Compressor, findings, is_compressor
+from limbeck.compressor import Compressor, findings, is_compressor, silent
 from limbeck.course import STUDENT, TEACHER, Gathering, Operation, is_course, lessons_of
 from limbeck.engine.evaluate import agreement, metrics, predictions
 from limbeck.engine.progress import waiting
-from limbeck.engine.randomness import own_random_numbers, seed_everything
 from limbeck.errors import DataError, HyperParameterError, LimbeckError, RunFolderError
 from limbeck.methods.response import KD, Supervised
 from limbeck.phase import Batch, Method, seed_for
-from limbeck.settings import Training, require_whole
+from limbeck.randomness import own_random_numbers, seed_everything
+from limbeck.settings import Training, require, require_whole
 from limbeck.taps import original
 
 ORIGINAL = "original"
@@ -59,6 +60,14 @@ class Tune:
     def __post_init__(self) -> None:
         if self.epochs is not None:
             require_whole(epochs=self.epochs)
+            require(self.epochs >= 1, "epochs", self.epochs, "1 or more, or nothing at all")
+        if self.method is not None and (isinstance(self.method, type) or not isinstance(self.method, Method)):
+            raise HyperParameterError(
+                f"method = {self.method!r}: an instance with phases(cast), such as limbeck.KD(temperature=4); "
+                "a course of several trainings is for limbeck.distill, or for a recipe"
+            )
+        if self.training is not None and not isinstance(self.training, Training):
+            raise HyperParameterError(f"training = {self.training!r}: a limbeck.Training, or nothing at all")
         if self.teacher is not None and self.teacher != ORIGINAL and not isinstance(self.teacher, nn.Module):
             raise HyperParameterError(f'teacher = {self.teacher!r}: "original", a module, or None for labels alone')
 
@@ -185,6 +194,8 @@ def _setting(
     from limbeck.api import DEFAULT_OPTIMIZER
     from limbeck.engine.team import alone
 
+    if teacher is not None and not isinstance(teacher, nn.Module):
+        raise HyperParameterError(f"teacher = {teacher!r}: a module, or None (for Tune, its own teacher= says who)")
     team = alone(device)
     tests = None if evaluate is None else Batches(evaluate, "the evaluation batches")
     job = Job(
@@ -216,6 +227,7 @@ def _calibration(loader: Batches, wanted: Iterable[Any] | int, device: torch.dev
     if not isinstance(wanted, int):
         found = list(Batches(wanted, "the calibration batches").epoch(0))
     else:
+        require(wanted >= 0, "calibration", wanted, "a number of samples, or 0, or batches of their own")
         found, seen = [], 0
         for batch in loader.epoch(0) if wanted else ():
             found.append(batch)
@@ -252,6 +264,8 @@ def _require_same(folder: Path, chain: Sequence[Any], seed: int) -> None:
 def _step(setting: _Setting, state: _State, place: int, step: Any) -> None:
     """One step of the chain; the state has its result and its line of the ledger then."""
     begun = time.perf_counter()
+    if not isinstance(step, Tune) or step.student is None:
+        require_unfinished(state.model, type(step).__name__)
     if isinstance(step, Tune):
         kind, model = "tune", _tuned(setting, state.model, place, step)
     else:
@@ -266,6 +280,7 @@ def _step(setting: _Setting, state: _State, place: int, step: Any) -> None:
 
 def _tuned(setting: _Setting, model: nn.Module, place: int, step: Tune) -> nn.Module:
     student = copy.deepcopy(original(step.student)) if step.student is not None else copy.deepcopy(model)
+    silent(student)  # what a compressor said stands in its own line
     teacher = setting.begun if step.teacher == ORIGINAL else step.teacher
     training = step.training or setting.job.training
     if step.epochs is not None:
@@ -325,6 +340,7 @@ def _course(setting: _Setting, state: _State, place: int, kind: str, step: Any) 
             made = _operation(setting, title, named(part.student), part.how, tuple(named(name) for name in part.beside))
         else:
             made = copy.deepcopy(named(part.student))
+            silent(made)
             own = [setting.teacher] if setting.teacher is not None else []
             teachers = [t for name in part.teachers for t in (own if name == TEACHER else [named(name)])]
             roles = ["teacher"] if len(teachers) == 1 else [f"teacher{k}" for k in range(1, len(teachers) + 1)]

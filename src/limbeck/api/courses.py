@@ -12,12 +12,12 @@ from limbeck import record as files
 from limbeck.api.fitting import COURSE, Job, cost_of, hang, perform
 from limbeck.api.outcome import Record
 from limbeck.course import STUDENT, TEACHER, Course, Gathering, Lesson, Operation, is_taught, lessons_of
-from limbeck.engine.randomness import own_random_numbers, seed_everything
 from limbeck.errors import HyperParameterError, NameUnknown, RunFolderError, unknown
 from limbeck.methods import TeacherAssistant
 from limbeck.models.byname import again
 from limbeck.models.ensemble import Ensemble
 from limbeck.phase import seed_for
+from limbeck.randomness import own_random_numbers, seed_everything
 from limbeck.taps import original
 
 

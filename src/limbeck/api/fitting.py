@@ -19,12 +19,12 @@ from limbeck.compress import cost as costs
 from limbeck.engine.evaluate import agreement, metrics, predictions
 from limbeck.engine.loop import fit, identity
 from limbeck.engine.progress import watch_for
-from limbeck.engine.randomness import own_random_numbers, seed_everything
 from limbeck.engine.roles import Fit, Stop
 from limbeck.engine.team import Team
 from limbeck.errors import RunFolderError
 from limbeck.models.weights import load_weights, save_weights
 from limbeck.phase import Method, seed_for
+from limbeck.randomness import own_random_numbers, seed_everything
 from limbeck.settings import Training
 from limbeck.taps import original
 

@@ -54,7 +54,7 @@ def load(before: nn.Module, folder: Path, example: Any) -> nn.Module:
     if "program" in told:
         from limbeck.compress.int8.program import Quantized
 
-        return Quantized.load(folder / told["program"])
+        return Quantized.load(folder / told["program"]).train(before.training)
     if "prepared" in told:
         from limbeck.compress.int8.prepare import rebuild_prepared
 

@@ -16,8 +16,8 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from limbeck.engine.randomness import own_random_numbers
 from limbeck.errors import LimbeckError
+from limbeck.randomness import own_random_numbers
 
 FORMAT = 1
 _TRUSTED = ("torch.nn.", "limbeck.compress.", "limbeck.models.")
@@ -147,7 +147,7 @@ def _unpacked(value: Any) -> Any:
 def _tensors(module: nn.Module) -> dict[str, Any]:
     """The module's own parameters and buffers: shape and type; None where a name holds nothing (no bias)."""
     found: dict[str, Any] = {}
-    hidden = set(module.parametrizations) if parametrize.is_parametrized(module) else set[str]()  # type: ignore[arg-type]
+    hidden = list(module.parametrizations) if parametrize.is_parametrized(module) else list[str]()  # type: ignore[arg-type]
     for part, tensors in (("parameter", module._parameters), ("buffer", module._buffers)):
         for name, value in tensors.items():
             if name not in hidden:
@@ -156,7 +156,7 @@ def _tensors(module: nn.Module) -> dict[str, Any]:
     for name in hidden:
         value = getattr(module, name)
         found[name] = ["parameter", list(value.shape), str(value.dtype)]
-    return dict(sorted(found.items()))
+    return found  # in the module's order, which is that of an optimizer's state
 
 
 def _parametrized(module: nn.Module, path: str) -> dict[str, Any]:

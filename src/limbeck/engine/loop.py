@@ -21,7 +21,6 @@ from limbeck.engine import optim
 from limbeck.engine.checkpoint import Position
 from limbeck.engine.evaluate import autocast, to_device
 from limbeck.engine.parts import size_of, split
-from limbeck.engine.randomness import own_random_numbers, seed_everything
 from limbeck.engine.rehearsal import require_learners
 from limbeck.engine.roles import Fit, Loader, Stop, Watch
 from limbeck.engine.team import Team, alone
@@ -36,6 +35,7 @@ from limbeck.errors import (
 )
 from limbeck.models import save_weights
 from limbeck.phase import Batch, Cast, Method, Moment, Phase, Update, seed_for
+from limbeck.randomness import own_random_numbers, seed_everything
 from limbeck.settings import Training, divide_epochs
 from limbeck.taps import Tapped, original
 
@@ -415,7 +415,8 @@ class _Session:
                 loss = self._sum(update, size * self.team.world / whole, size / mine, terms, phase, batch)
                 if player not in optimizers:
                     raise LimbeckError(
-                        f"phase {phase.name!r} asks for a step of {player!r}, who owns nothing that can be trained"
+                        f"phase {phase.name!r} asks for a step of {player!r}, who owns nothing that can be trained: "
+                        "all its parameters are frozen, or it is a quantized program, to be trained before Quantize"
                     )
                 if not loss.requires_grad:
                     raise LimbeckError(

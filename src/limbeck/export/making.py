@@ -15,13 +15,13 @@ from torch import Tensor, fx, nn
 
 from limbeck import record
 from limbeck.data import to_batch
-from limbeck.engine.randomness import own_random_numbers
 from limbeck.errors import HyperParameterError, LimbeckError
 from limbeck.export.checking import TOLERANCE, compared, doubt, quantized
 from limbeck.export.deploy import FORMAT, NAME, is_export, read_deploy, sealed, write_deploy
 from limbeck.export.subject import Subject, subject
 from limbeck.export.targets import Target, target
 from limbeck.phase import Batch
+from limbeck.randomness import own_random_numbers
 from limbeck.settings import finite, require
 
 _PACKAGES = ("onnx", "onnxruntime", "onnxscript", "openvino", "executorch", "torchao")

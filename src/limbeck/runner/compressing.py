@@ -8,11 +8,12 @@ from typing import Any
 from torch import nn
 
 from limbeck.compress import results
+from limbeck.compress.finished import require_unfinished
 from limbeck.compressor import findings
 from limbeck.data import subset
 from limbeck.engine.progress import waiting
-from limbeck.engine.randomness import own_random_numbers, seed_everything
 from limbeck.phase import Batch, seed_for
+from limbeck.randomness import own_random_numbers, seed_everything
 from limbeck.recipe import Compress
 from limbeck.runner.shelf import Work
 
@@ -28,6 +29,7 @@ def compressed(work: Work, index: int, stage: Compress, seed: int) -> tuple[nn.M
     told: dict[str, Any] = {}
     if work.team.leads:
         before = work.model(stage.model, index, seed).to(work.team.device)
+        require_unfinished(before, type(stage.how).__name__)
         beside = tuple(work.model(name, index, seed).to(work.team.device) for name in stage.beside)
         batches = calibration(work, stage, seed)
         example = batches[0].inputs if batches else work.example(2)

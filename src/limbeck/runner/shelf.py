@@ -15,12 +15,12 @@ from limbeck.compress import results
 from limbeck.data import Loader
 from limbeck.data.images import Images, Splits
 from limbeck.engine.evaluate import predictions
-from limbeck.engine.randomness import own_random_numbers, seed_everything
 from limbeck.engine.team import Team
 from limbeck.errors import LimbeckError
 from limbeck.models import build, load_weights
 from limbeck.models.ensemble import Ensemble as Average
 from limbeck.phase import seed_for
+from limbeck.randomness import own_random_numbers, seed_everything
 from limbeck.recipe import Compress, Distill, Ensemble, Evaluate, Model, Recipe, Result, student_of
 
 _LAST = "last.safetensors"

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.utils import parametrize
 
 from limbeck.compress.int8.batches import calibrate, call, require_finite_weights
 from limbeck.compress.int8.dead import remove_dead
@@ -115,6 +116,18 @@ def prepared(
     return made.train(model.training)
 
 
+def _require_plain_weights(model: nn.Module) -> None:
+    """Refuse, before anything is trained, what torchao cannot convert afterwards: it folds normalisation into stored weights."""
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    wrapped = [name for name, m in model.named_modules() if parametrize.is_parametrized(m, "weight")]
+    if norms and wrapped:
+        raise LimbeckError(
+            f"the weights of {', '.join(wrapped[:4])} are computed (masks, weight norm), and BatchNorm cannot be folded into such "
+            'weights after training: use mode "static", which writes them out, or write them out first '
+            "(limbeck.compress.masking.settle; training brings masked weights back then)"
+        )
+
+
 def rebuild_prepared(model: nn.Module, settings: Mapping[str, Any], example: Any) -> Prepared:
     """A network of the build that `prepared` gave, into which its weights and ranges can be loaded.
 
@@ -133,6 +146,7 @@ def _made(model: nn.Module, settings: Mapping[str, Any], example: Any) -> Prepar
     skip = tuple(settings.get("skip", ()))
     require_names(model, skip)
     require_finite_weights(model)
+    _require_plain_weights(model)
     from torchao.quantization.pt2e.quantize_pt2e import prepare_qat_pt2e
 
     from limbeck.compress.int8.observers import quantizer

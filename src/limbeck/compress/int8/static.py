@@ -15,6 +15,7 @@ from limbeck.compress.int8.export import as_graph, exported, free_modes, own_num
 from limbeck.compress.int8.layers import in_int8, require_names
 from limbeck.compress.int8.needs import quiet, require_installed
 from limbeck.compress.int8.program import Quantized, count, takes
+from limbeck.compress.parametrized import settle
 from limbeck.errors import LimbeckError
 from limbeck.phase import Batch
 
@@ -22,7 +23,9 @@ from limbeck.phase import Batch
 def float_graph(model: nn.Module, example: Any) -> tuple[fx.GraphModule, int]:
     """The graph of a network in evaluation mode, of a copy, and the smallest batch that it takes."""
     require_finite_weights(model)
-    program, least = exported(copy.deepcopy(model).eval(), example)
+    plain = copy.deepcopy(model).eval()
+    settle(plain)  # nothing is trained any more: weights under masks or norms are those that they come to
+    program, least = exported(plain, example)
     return as_graph(program), least
 
 

@@ -17,9 +17,9 @@ from limbeck.compress.masking.plant import SAVES_NOTHING, base_seed, plant
 from limbeck.compress.masking.state import density, layer_densities, masked_layers
 from limbeck.compress.masking.tickets import values
 from limbeck.compressor import silent, tell
-from limbeck.engine.randomness import own_random_numbers
 from limbeck.errors import LimbeckError
 from limbeck.phase import seed_for
+from limbeck.randomness import own_random_numbers
 
 if TYPE_CHECKING:
     from limbeck.compress.lottery import Decide, Scores

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
@@ -56,9 +55,3 @@ def losses_of(model: nn.Module, batch: Batch) -> Tensor:
     if batch.targets.is_floating_point() or batch.targets.ndim > 1 or logits.ndim == 1 or logits.shape[1] == 1:
         return losses.sigmoid_cross_entropy(logits, batch.targets)
     return losses.cross_entropy(logits, batch.targets)
-
-
-@contextmanager
-def own_random_numbers() -> Iterator[None]:
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        yield

@@ -20,7 +20,6 @@ from limbeck.compress.pruning.feeding import (
     first_batches,
     losses_of,
     one_sample,
-    own_random_numbers,
     size_of,
 )
 from limbeck.compress.pruning.groups import Group, Member
@@ -37,6 +36,7 @@ from limbeck.compress.pruning.members import (
 from limbeck.compress.pruning.sampling import can_sample, dense, patches, places, weight_of
 from limbeck.errors import HyperParameterError, LimbeckError, NameUnknown, TargetError, unknown
 from limbeck.phase import Batch, seed_for
+from limbeck.randomness import own_random_numbers
 from limbeck.taps import call, original
 
 SAMPLES = 256  # at most so many samples where each has a backward pass of its own

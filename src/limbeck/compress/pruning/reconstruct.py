@@ -10,12 +10,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from limbeck.compress.pruning.feeding import first_batches, own_random_numbers
+from limbeck.compress.pruning.feeding import first_batches
 from limbeck.compress.pruning.groups import Group
 from limbeck.compress.pruning.judge import PLACES
 from limbeck.compress.pruning.sampling import can_sample, dense, patches, places, responses
 from limbeck.errors import HyperParameterError, NameUnknown, unknown
 from limbeck.phase import Batch, seed_for
+from limbeck.randomness import own_random_numbers
 from limbeck.taps import call, original
 
 REPAIRS: tuple[str, ...] = ("lasso", "thinet")
