@@ -69,6 +69,7 @@ def training(budget: Budget, factor: float = 1.0) -> lk.Training:
         schedule=lk.Schedule(kind="onecycle"),
         precision="bf16",
         channels_last=True,
+        compile=True,  # pays although the trainings are short: compiled code is kept on disk from one to the next
     )
 
 

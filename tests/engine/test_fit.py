@@ -22,12 +22,12 @@ from limbeck.engine.checkpoint import load
 from limbeck.engine.evaluate import agreement, metrics, predictions
 from limbeck.engine.loop import fit, identity
 from limbeck.engine.parts import split
-from limbeck.randomness import seed_everything
 from limbeck.engine.rehearsal import rehearse
 from limbeck.engine.team import Team
 from limbeck.errors import DataError, LimbeckError, NonFiniteError
 from limbeck.methods import KD, NST, FitNets, LogitMatching, Supervised
 from limbeck.phase import Batch
+from limbeck.randomness import seed_everything
 from limbeck.settings import Optimizer, Schedule, Training
 
 CPU = Team(torch.device("cpu"))
