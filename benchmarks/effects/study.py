@@ -28,7 +28,7 @@ class Budget:
     """
 
     epochs: int = 12
-    rows: int | None = 10_000
+    rows: int | None = 5_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,12 +50,12 @@ STUDENTS: Mapping[str, Student] = {
     "resnet8": Student(
         model=lk.Model(name="resnet8"),
         pairs=(("layer1", "stem"), ("layer2", "layer1"), ("layer3", "layer2")),
-        long=2.3,
+        long=2.2,
     ),
     "resnet9-16": Student(
         model=lk.Model(name="resnet9", options={"width": 16}),
         pairs=(("stem", "stem"), ("layer1", "layer1"), ("layer2", "layer2")),
-        long=3.3,
+        long=2.1,
     ),
 }
 

@@ -49,6 +49,34 @@ def test_kernels_are_fused_and_right(small, net, x, tmp_path):
     assert len(require_fused(Quantized.load(tmp_path / "n").fused(x))) == 4, "after a file, too"
 
 
+class Around(nn.Module):
+    """A sum right after an activation, as in ResNet-9; torchao 0.18 fails to compile the ReLU's."""
+
+    def __init__(self, activation):
+        super().__init__()
+        self.first, self.second, self.last = (
+            nn.Conv2d(1, 8, 3, padding=1),
+            nn.Conv2d(8, 8, 3, padding=1),
+            nn.Linear(8, 3),
+        )
+        self.one, self.two = activation(), activation()
+
+    def forward(self, x):
+        before = self.one(self.first(x))
+        return self.last((before + self.two(self.second(before))).mean((2, 3)))
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, lambda: nn.ReLU(inplace=True), nn.ReLU6, nn.SiLU])
+def test_a_sum_after_an_activation(x, activation):
+    torch.manual_seed(0)
+    made = Quantize()(Around(activation), example=x, calibration=[Batch(x)])
+    before = str(made.body.graph)
+    fast = made.compiled(x)
+    assert len(require_fused(fast.kernels)) == 3
+    assert float((fast(x) - made(x)).norm() / made(x).norm()) < 0.02
+    assert str(made.body.graph) == before, "what is compiled is a copy"
+
+
 def test_dynamic_kernels(x):
     torch.manual_seed(0)
     mlp = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 3))

@@ -219,6 +219,10 @@ def test_int8_is_int8_and_near(net, tmp_path):
     assert kinds.count("DequantizeLinear") >= 4
     conv = next(t for t in graph.initializer if list(t.dims) == [6, 1, 3, 3])
     assert conv.data_type == onnx.TensorProto.INT8
+    points = [t for t in graph.initializer if t.name == "input_zero_point"]
+    assert [t.data_type for t in points] == [onnx.TensorProto.UINT8], (
+        "x86 has fast kernels for unsigned activations only"
+    )
     check = done.told["check"]
     x = torch.cat([x for x, _ in batches(6)])
     labels = torch.cat([y for _, y in batches(6)])
@@ -233,6 +237,30 @@ def test_int8_is_int8_and_near(net, tmp_path):
     assert check["accuracy"]["float"] == pytest.approx(float((expected.argmax(1) == labels).double().mean()))
     assert done.told["details"]["calibration_rows"] == 128
     assert {path.name for path in done.folder.iterdir()} == {"model.onnx", "deploy.json"}
+
+
+class Highest(nn.Module):
+    """A maximum over all positions, whose shape onnxruntime's own symbolic shapes cannot tell."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.pool, self.fc = nn.Conv2d(1, 6, 3), nn.AdaptiveMaxPool2d(1), nn.Linear(6, 5)
+
+    def forward(self, x):
+        return self.fc(self.pool(self.conv(x).relu()).flatten(1))
+
+
+def test_int8_of_a_network_without_symbolic_shapes(tmp_path):
+    torch.manual_seed(0)
+    done = export(
+        Highest(),
+        tmp_path / "net",
+        to="onnx-int8",
+        example=torch.zeros(1, 1, 8, 8),
+        calibration=batches(),
+        test=batches(6),
+    )
+    assert done.told["check"]["relative_difference"] < 0.1
 
 
 def test_int8_that_lost_the_network_is_refused(net, tmp_path):

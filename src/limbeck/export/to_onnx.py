@@ -62,14 +62,14 @@ def write_int8(subject: Subject, folder: Path, calibration: Iterable[Batch]) -> 
     reader: Any = _Reader(subject, calibration)
     with quiet_others(), _quiet_log():
         try:
-            quant_pre_process(str(whole), str(simple))
+            _simplify(quant_pre_process, whole, simple)
             quantize_static(
                 str(simple),
                 str(folder / FILE),
                 reader,
                 quant_format=QuantFormat.QDQ,
                 per_channel=True,
-                activation_type=QuantType.QInt8,
+                activation_type=QuantType.QUInt8,  # signed activations have no fast kernels on x86
                 weight_type=QuantType.QInt8,
             )
         except LimbeckError:
@@ -82,6 +82,17 @@ def write_int8(subject: Subject, folder: Path, calibration: Iterable[Batch]) -> 
     for left in (whole, simple, *folder.glob("*.data")):
         left.unlink(missing_ok=True)
     return {**details, "calibration_rows": reader.rows}
+
+
+def _simplify(simplify: Any, whole: Path, simple: Path) -> None:
+    """onnxruntime's own preparation, which folds BatchNorm and tells shapes.
+
+    Its symbolic shapes fail on some operators (a maximum over all positions, 1.31); the exporter's shapes do then.
+    """
+    try:
+        simplify(str(whole), str(simple))
+    except Exception:
+        simplify(str(whole), str(simple), skip_symbolic_shape=True)
 
 
 class _Reader:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterable
 from contextlib import nullcontext
@@ -15,6 +16,10 @@ from limbeck.compress.int8.needs import quiet
 from limbeck.errors import LimbeckError
 
 _KERNEL = re.compile(r"torch\.ops\.(onednn\.q\w+)")
+_aten = torch.ops.aten
+_RELUS = (_aten.relu.default, _aten.relu_.default)
+_SUMS = (_aten.add.Tensor, _aten.add_.Tensor)
+_PRODUCTS = (_aten.conv1d.default, _aten.conv2d.default, _aten.convolution.default, _aten.linear.default)
 
 
 class Compiled(nn.Module):
@@ -63,7 +68,7 @@ def compiled(graph: fx.GraphModule, example: Any, *, least: int = 1) -> Compiled
     if device_of(example).type != "cpu":
         raise LimbeckError(f"int8 kernels are for the CPU, and the example is on {device_of(example)}; move both there")
     freeze()
-    fast = Compiled(graph, least)
+    fast = Compiled(_sums_apart(graph), least)
     fast.eval()
     try:
         with quiet():
@@ -72,6 +77,20 @@ def compiled(graph: fx.GraphModule, example: Any, *, least: int = 1) -> Compiled
         raise LimbeckError(f"torch cannot compile the int8 graph: {str(error)[:500]}") from error
     fast.kernels = tuple(name for text in code for name in _KERNEL.findall(text))
     return fast
+
+
+def _sums_apart(graph: fx.GraphModule) -> fx.GraphModule:
+    """A copy, with the same weights, in which no sum follows right on the ReLU of a convolution or linear layer.
+
+    torchao takes that ReLU into the integer kernel, then wants the sum in the same kernel and fails on what it made
+    (``x + relu(conv(y))``, as in ResNet-9; torchao 0.18).  Written as a clamp the ReLU is left to the sum's own loop.
+    """
+    apart = fx.GraphModule(graph, copy.deepcopy(graph.graph))
+    for node in apart.graph.nodes:
+        if node.target in _RELUS and node.args[0].target in _PRODUCTS and any(u.target in _SUMS for u in node.users):
+            node.target, node.args = _aten.clamp_min.default, (node.args[0], 0)
+    apart.recompile()
+    return apart
 
 
 def require_fused(kernels: Iterable[str]) -> list[str]:
