@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +15,7 @@ from torch import Tensor
 
 import limbeck as lk
 from limbeck import record
+from limbeck.compress.lottery import Ticket
 from limbeck.phase import Batch
 from limbeck.stats import Paired, paired, summarise
 
@@ -243,3 +245,75 @@ def taught(
     if teacher is None:
         return lk.train(student, batches, method=method, **told)
     return lk.distill(teacher, student, batches, method=method, **told)
+
+
+# -- networks to compress -----------------------------------------------------------------------------------
+
+
+def learnt(
+    model: torch.nn.Module, data: Images, seed: int, *, epochs: int, lr: float, teacher: Any = None, method: Any = None
+) -> torch.nn.Module:
+    """This network, trained on all training rows: batches of 64, AdamW without decay, cosine; the same batches for the same seed."""
+    batches = Batches(data.train_x, data.train_y, 64, seed)
+    told: dict[str, Any] = {"epochs": epochs, "seed": seed, "quiet": True, "method": method}
+    told["optimizer"] = lk.Optimizer(kind="adamw", lr=lr, weight_decay=0.0)
+    if teacher is None:
+        return lk.train(model, batches, **told)
+    return lk.distill(teacher, model, batches, **told)
+
+
+def six_convolutions(data: Images, seed: int) -> torch.nn.Module:
+    """A network with something to spare: six 3x3 convolutions of 32 to 128 channels, 288,170 parameters, trained for 8 epochs."""
+    net = network("plain_6", seed, width=32, grid=1, in_channels=1, size=8)
+    return learnt(net, data, seed, epochs=8, lr=5e-3)
+
+
+def looked_at(data: Images) -> list[Batch]:
+    """The first 512 training rows, for compressors that look at data."""
+    return [Batch(x, y) for x, y in zip(data.train_x[:512].split(64), data.train_y[:512].split(64), strict=True)]
+
+
+def right(model: torch.nn.Module, data: Images) -> float:
+    """The accuracy on the test rows."""
+    return accuracy(model, data.test_x, data.test_y)
+
+
+def no_worse(d: Paired, margin: float) -> Outcome:
+    """ "held" where the whole interval is above minus the margin, "did not hold" where all of it is below."""
+    if d.n < 3 or d.low is None or d.high is None:
+        return "inconclusive"
+    return "held" if d.low > -margin else "did not hold" if d.high < -margin else "inconclusive"
+
+
+def altogether(*outcomes: Outcome) -> Outcome:
+    """Held where every part did; not where one part came out the other way."""
+    if "did not hold" in outcomes:
+        return "did not hold"
+    return "held" if set(outcomes) == {"held"} else "inconclusive"
+
+
+def start_of_tickets(seed: int) -> torch.nn.Module:
+    """The untrained network 64-128-64-10 of the experiments on lottery tickets."""
+    return network("digits_mlp", seed, hidden=[128, 64])
+
+
+def learnt_as_tickets(model: torch.nn.Module, data: Images, seed: int) -> torch.nn.Module:
+    """A copy of a network or ticket, trained as all of them are: 30 epochs."""
+    return learnt(copy.deepcopy(model), data, seed, epochs=30, lr=2e-3)
+
+
+def tickets(
+    data: Images, seed: int, start: Any, trained: Any, *, rounds: int, rate: float, **more: Any
+) -> Iterator[Any]:
+    """Round by round: the ticket, and the ticket trained.  The output layer loses half as much."""
+    for k in range(1, rounds + 1):
+        how = Ticket(rate=rate, rounds=rounds + 1 - k, seed=seed, **more)
+        ticket = how(trained, example=data.train_x[:2], beside=(start,))
+        trained = learnt_as_tickets(ticket, data, seed)
+        yield ticket, trained
+
+
+def density(ticket: torch.nn.Module) -> float:
+    """The part of the weights of a masked network that is left."""
+    weights = [m.weight for m in ticket.modules() if isinstance(m, torch.nn.Linear)]
+    return sum(int((w != 0).sum()) for w in weights) / sum(w.numel() for w in weights)

@@ -318,6 +318,52 @@ def export(
 
 
 @app.command()
+def latency(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="folder of a run")],
+    model: Annotated[
+        list[str] | None,
+        typer.Option("--model", "-m", help="a stage whose network is timed; repeatable; by default the last"),
+    ] = None,
+    batch: Annotated[
+        list[int] | None,
+        typer.Option("--batch", "-b", min=1, help="samples per forward; repeatable; by default 1 and 32"),
+    ] = None,
+    form: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--form", help="'eager', 'compiled', 'bf16 compiled', 'int8 compiled', ...; repeatable; by default all"
+        ),
+    ] = None,
+    against: Annotated[str, typer.Option(help="the form of the original that the others are compared with")] = "eager",
+    seed: Annotated[int | None, typer.Option(help="the repetition; by default the first")] = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Time networks of a run beside the original, in every form that this machine can run.
+
+    Eager, compiled, bfloat16, int8, onnxruntime in float and int8: on one thread of the CPU, taking turns. Making the forms takes
+    most of the time, up to a minute for each network and batch size.
+
+    \b
+    Examples:
+      limbeck latency runs/first
+      limbeck latency runs/first --model pruned --model int8 --batch 1 --batch 128 --against onnxruntime
+    """
+    from limbeck.cli.latency import print_latency
+
+    print_latency(
+        run,
+        models=model or (),
+        seed=seed,
+        batches=batch or (1, 32),
+        only=form or (),
+        against=against,
+        quiet=quiet,
+        as_json=as_json,
+    )
+
+
+@app.command()
 def predict(
     run: Annotated[Path, typer.Argument(metavar="FOLDER", help="of a run, or of an exported network")],
     pictures: Annotated[list[Path], typer.Argument(metavar="PICTURES...", help="image files")],

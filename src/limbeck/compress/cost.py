@@ -119,7 +119,7 @@ def latency(models: Mapping[str, nn.Module], inputs: Any, *, repeats: int = 50, 
     device = _device(inputs)
     timed, clock = _clock(device)
     spent: dict[str, list[float]] = {name: [] for name in models}
-    with as_found(*models.values()), _one_thread(), torch.inference_mode():
+    with as_found(*models.values()), one_thread(), torch.inference_mode():
         for model in models.values():
             model.eval()
         for turn in range(warmup + repeats):
@@ -184,7 +184,8 @@ def _words(device: torch.device) -> str:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
+    """One CPU thread inside.  What is timed so is compiled so: torch compiles anew for another number of threads."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -88,7 +88,7 @@ def onnx(model: nn.Module, example: Any) -> nn.Module:
         LimbeckError: onnxruntime, onnx or onnxscript is missing, or the network cannot be exported.
     """
     try:
-        import onnxruntime
+        import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise LimbeckError(f"onnxruntime needs {error.name}: pip install 'limbeck[onnx]'") from error
@@ -102,11 +102,23 @@ def onnx(model: nn.Module, example: Any) -> nn.Module:
             program.save(buffer)
     except Exception as error:  # torch's exporter raises many kinds
         raise LimbeckError(f"{type(model).__name__} cannot be exported to ONNX: {str(error)[:400]}") from error
+    return session(buffer.getvalue())
+
+
+def session(file: str | bytes) -> nn.Module:
+    """An ONNX file, or its bytes, in onnxruntime, on one CPU thread; takes and gives tensors.
+
+    Raises:
+        LimbeckError: onnxruntime is missing.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise LimbeckError(f"onnxruntime needs {error.name}: pip install 'limbeck[onnx]'") from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(buffer.getvalue(), options, providers=["CPUExecutionProvider"])
-    return Form(_Session(session))
+    return Form(_Session(onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])))
 
 
 class _Session:
@@ -117,42 +129,51 @@ class _Session:
         return torch.from_numpy(self.session.run(None, {self.name: x.numpy()})[0])
 
 
-def latency_forms(model: nn.Module, example: Any) -> dict[str, nn.Module]:
+def latency_forms(model: nn.Module, example: Any, only: Collection[str] | None = None) -> dict[str, nn.Module]:
     """The forms of a network that this machine can run, by name, ready to be timed together.
 
     "eager", "compiled", "bf16 compiled" (with AMX), "int8 compiled" (static, all layers, calibrated with the example:
     enough for times, not for accuracy), "onnxruntime" (where installed).  A network that is in int8 already has the forms
     "int8 eager" and "int8 compiled".  A form that cannot be had is left out; `missing_forms` says why.
 
+    Args:
+        only: names of the forms that are wanted; None: all.
+
     >>> sorted(latency_forms(nn.Linear(4, 2), torch.zeros(3, 4)))[-1] in ("int8 compiled", "onnxruntime")
     True
     """
-    return {name: form for name, form in _tried(model, example) if isinstance(form, nn.Module)}
+    return {name: form for name, form in tried(model, example, only) if isinstance(form, nn.Module)}
 
 
 def missing_forms(model: nn.Module, example: Any) -> dict[str, str]:
     """The forms that `latency_forms` leaves out, and why, in words; makes them all to find out."""
-    return {name: reason for name, reason in _tried(model, example) if isinstance(reason, str)}
+    return {name: reason for name, reason in tried(model, example) if isinstance(reason, str)}
 
 
-def _tried(model: nn.Module, example: Any) -> list[tuple[str, nn.Module | str]]:
+def tried(model: nn.Module, example: Any, only: Collection[str] | None = None) -> Iterator[tuple[str, nn.Module | str]]:
+    """Each form by name, or why it cannot be had, one after the other: making one takes seconds."""
     from limbeck.compress.int8.program import Quantized
 
+    plain = lambda: Form(copy.deepcopy(model).eval())  # noqa: E731
+    makers: dict[str, Callable[[], nn.Module]]
     if isinstance(model, Quantized):
-        return [("int8 eager", Form(copy.deepcopy(model).eval())), ("int8 compiled", model.compiled(example))]
-    makers = {
-        "compiled": lambda: compiled(model, example),
-        "bf16 compiled": lambda: compiled_bf16(model, example),
-        "int8 compiled": lambda: int8(model, example),
-        "onnxruntime": lambda: onnx(model, example),
-    }
-    found: list[tuple[str, nn.Module | str]] = [("eager", Form(copy.deepcopy(model).eval()))]
+        makers = {"int8 eager": plain, "int8 compiled": lambda: model.compiled(example)}
+    else:
+        makers = {
+            "eager": plain,
+            "compiled": lambda: compiled(model, example),
+            "bf16 compiled": lambda: compiled_bf16(model, example),
+            "int8 compiled": lambda: int8(model, example),
+            "onnxruntime": lambda: onnx(model, example),
+        }
     for name, make in makers.items():
+        if only is not None and name not in only:
+            continue
         try:
-            found.append((name, make()))
+            form: nn.Module | str = make()
         except Exception as error:  # whatever keeps one form away must not keep the others
-            found.append((name, str(error).partition("\n")[0]))
-    return found
+            form = str(error).partition("\n")[0]
+        yield name, form
 
 
 def int8(model: nn.Module, example: Any) -> nn.Module:

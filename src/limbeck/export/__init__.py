@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     from limbeck.export.making import export
     from limbeck.export.opening import open_export
     from limbeck.export.runs import export_run, open_run
+    from limbeck.export.timing import time_run
 
-_HOME = {"export": "making", "export_run": "runs", "open_export": "opening", "open_run": "runs"}
+_HOME = {"export": "making", "export_run": "runs", "open_export": "opening", "open_run": "runs", "time_run": "timing"}
 
-__all__ = ["export", "export_run", "open_export", "open_run"]
+__all__ = ["export", "export_run", "open_export", "open_run", "time_run"]
 
 __getattr__, __dir__ = exports(__name__, _HOME)
 

@@ -188,12 +188,12 @@ def export_run(
     used = run.seed(name, seed)
     network = run.model(name, seed)
     place = Path(out) if out is not None else run.told.folder / "exports" / f"{name}-seed-{used}-{to}"
-    calibration: list[Batch] = []
+    rows: list[Batch] = []
     test: list[Batch] = []
     if format.calibrates:
         if say:
             say("loading the run's data to calibrate with ...")
-        calibration = run.batches(subset(run.data.train, min(_CALIBRATION, len(run.data.train)), used))
+        rows = calibration(run, used)
         every = max(1, len(run.data.test) // _TESTED)
         test = run.batches(run.data.test.take(torch.arange(0, len(run.data.test), every)))
     data = run.work.data
@@ -204,11 +204,16 @@ def export_run(
         example=torch.zeros(1, *data.shape),
         classes=data.classes,
         preprocessing=run.preprocessing,
-        calibration=calibration,
+        calibration=rows,
         test=test,
         origin=run.origin(name, used),
         say=say,
     )
+
+
+def calibration(run: OpenRun, seed: int) -> list[Batch]:
+    """Some training rows of a run, without augmentation, for a format that looks at data."""
+    return run.batches(subset(run.data.train, min(_CALIBRATION, len(run.data.train)), seed))
 
 
 def _go_on(told: Run) -> str:

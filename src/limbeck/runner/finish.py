@@ -62,7 +62,8 @@ def _latency(work: Work, stages: list[Result], seed: int) -> None:
     for name, build in builds.items():
         if build not in networks:
             networks[build] = work.model(name, end, seed).to(work.team.device)
-    forms = {name: served(model, work.example(2)) for name, model in networks.items()}
+    with costs.one_thread():
+        forms = {name: served(model, work.example(2)) for name, model in networks.items()}
     models = {name: form.model for name, form in forms.items()}
     # One image says what a request costs; a batch says what an archive costs.  Only chains are worth the longer wait.
     batches = {"latency": (1, 50)} | ({"latency_32": (32, 10)} if _has_chain(work) else {})
