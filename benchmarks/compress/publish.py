@@ -1,0 +1,125 @@
+"""Turn runs of the compression studies into the data, the page and the picture under docs/results.
+
+    python benchmarks/compress/publish.py docs/results/compress-resnet56-chains runs/compress/resnet56-chains-*
+
+Every network against the original: accuracy paired by seed, what it costs, and times measured in turn within its run.
+Unfinished runs may be given; what is not there is said to be missing.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from publish import accuracies, merged, read, said
+
+from limbeck.stats import paired, summarise
+
+mpl.use("agg")
+from matplotlib import pyplot as plt
+
+
+def kept(values: dict[int, float], base: float) -> str:
+    """Points against the original, which is one network for all seeds."""
+    d = paired(values, dict.fromkeys(values, base))
+    return f"{d.mean:+.2f}" + (f" [{d.low:+.2f}, {d.high:+.2f}]" if d.low is not None else " (single run)")
+
+
+def spent(cost: dict[str, Any] | None, key: str) -> str:
+    found = (cost or {}).get(key)
+    if found is None:
+        return "-"
+    if isinstance(found, dict):
+        return f"{found['median_ms']:.3g} ({found['form']})"
+    return f"{found / 1e6:.2f}" if key != "bytes" else f"{found / 1024:,.0f}"
+
+
+def table(stages: list[dict[str, Any]], original: dict[str, Any], name: str) -> str:
+    base = 100 * original["test"]["accuracy"]
+    columns = ("parameters", "macs", "bytes", "latency", "latency_32")
+    lines = [
+        "| network | test accuracy, % | against the original, points | same answers, % | parameters, M | MACs, M | file, KiB "
+        "| 1 image, ms | 32 images, ms |",
+        "|" + "---|" * 9,
+        f"| {name} | {base:.2f} | | | {' | '.join(spent(original['cost'], key) for key in columns)} |",
+    ]
+    for stage in stages:
+        values = accuracies(stage, "test")
+        alike = [r["original"]["test"] for r in stage["runs"] if r.get("original")]
+        lines.append(
+            f"| {stage['name']} | {said(summarise(list(values.values())))} | {kept(values, base)} "
+            f"| {100 * summarise(alike).mean:.1f} | {' | '.join(spent(stage['cost'], key) for key in columns)} |"
+            if values and alike
+            else f"| {stage['name']} | not run | | | | | | | |"
+        )
+    return "\n".join(lines)
+
+
+def picture(stages: list[dict[str, Any]], original: dict[str, Any], name: str, path: Path) -> None:
+    """Accuracy against arithmetic and against bytes; tuned networks filled."""
+    figure, pair = plt.subplots(1, 2, figsize=(11, 5), layout="constrained", sharey=True)
+    for axes, key, unit, label in zip(pair, ("macs", "bytes"), (1e6, 1024), ("MACs, millions", "file, KiB")):
+        for stage in stages:
+            values = accuracies(stage, "test")
+            if not values or not stage["cost"]:
+                continue
+            x, y = stage["cost"][key] / unit, summarise(list(values.values())).mean
+            colour = (
+                "tab:blue"
+                if stage["name"].endswith("-kd")
+                else "tab:orange"
+                if stage["name"].endswith("-labels")
+                else "0.6"
+            )
+            axes.plot(x, y, "o", ms=4, color=colour)
+            axes.annotate(stage["name"], (x, y), fontsize=6, xytext=(3, 2), textcoords="offset points")
+        axes.plot(original["cost"][key] / unit, 100 * original["test"]["accuracy"], "k*", ms=9)
+        axes.set_xlabel(label)
+    pair[0].set_ylabel("test accuracy, %")
+    figure.suptitle(f"star: {name}; blue: tuned with KD; orange: tuned from labels; grey: as they came out", fontsize=8)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def main(target: Path, folders: list[Path]) -> None:
+    runs = [read(folder) for folder in folders]
+    stages = merged(runs)
+    (name, original), *_ = runs[0]["models"].items()
+    told = {k: runs[0][k] for k in ("name", "recipe", "versions", "machine", "data")}
+    told |= {
+        "commits": sorted({str(r["commit"]) for r in runs}),
+        "original": {"name": name, **original},
+        "stages": stages,
+    }
+    target.with_suffix(".json").write_text(json.dumps(told, indent=1) + "\n")
+    picture(stages, original, original["network"], target.with_suffix(".png"))
+    rows, seeds = told["data"]["rows"], sorted({r["seed"] for s in stages for r in s["runs"]})
+    body = [
+        f"# {told['name']}",
+        "",
+        f"{told['data']['source']}: {rows['train']:,} training, {rows['validation']:,} validation, {rows['test']:,} test images. "
+        f"Seeds {', '.join(map(str, seeds))} of everything after the original, which is one network. The weights of the last epoch "
+        "are measured, once, on the test part. ± is the standard deviation over seeds, brackets are 95 % t intervals. Sizes and times "
+        "are of the first seed; times are medians of one thread, all networks of a run in turn.",
+        "",
+        table(stages, original, original["network"]),
+        "",
+        f"![accuracy against cost]({target.name}.png)",
+        "",
+        f"Commits {', '.join(told['commits'])}; torch {told['versions']['torch']}; {told['machine'].get('processor', '')}.",
+        "",
+    ]
+    target.with_suffix(".md").write_text("\n".join(body))
+    print(target.with_suffix(".md"))
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
+    main(Path(sys.argv[1]), [Path(given) for given in sys.argv[2:]])
