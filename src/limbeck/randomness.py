@@ -27,3 +27,14 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
     random.seed(seed)
     np.random.seed(seed % 2**32)
+
+
+def base_seed(seed: int | None) -> int:
+    """The seed that was given, or the one that torch was given, as a run does for every stage and repetition.
+
+    Looking at it draws nothing.
+
+    >>> base_seed(3)
+    3
+    """
+    return torch.initial_seed() if seed is None else seed

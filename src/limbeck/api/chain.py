@@ -253,9 +253,22 @@ def _require_same(folder: Path, chain: Sequence[Any], seed: int) -> None:
     told = {"steps": [repr(step) for step in chain], "seed": seed}
     kept = files.read_json(folder / _IDENTITY)
     if kept not in (None, told):
-        raise RunFolderError(f"{folder} holds another chain, {', '.join(kept.get('steps', []))}; choose another out")
+        raise RunFolderError(f"{folder} holds another chain: {_apart(kept, told)}; choose another out")
     folder.mkdir(parents=True, exist_ok=True)
     files.write_json(folder / _IDENTITY, told)
+
+
+def _apart(kept: Mapping[str, Any], told: Mapping[str, Any]) -> str:
+    """The first place where two chains differ."""
+    there, here = kept.get("steps", []), told["steps"]
+    for place, (old, new) in enumerate(itertools.zip_longest(there, here, fillvalue="nothing"), 1):
+        if old != new:
+            return f"its step {place} is {_short(old)}, this one's {_short(new)}"
+    return f"its seed is {kept.get('seed')}, this one's {told['seed']}"
+
+
+def _short(step: str) -> str:
+    return step if len(step) <= 120 else f"{step[:117]}..."
 
 
 # -- steps -----------------------------------------------------------------------------------------
@@ -387,7 +400,8 @@ def _timed(setting: _Setting, entries: Sequence[Entry]) -> list[Entry]:
     """The entries with measured times: all networks take turns, so that a slow moment of the machine meets all."""
     if not setting.job.quiet:
         setting.console.print("measuring latency, one thread, networks in turn ...", highlight=False)
-    forms: list[Served] = [served(entry.model, setting.example) for entry in entries if entry.model is not None]
+    with costs.one_thread():
+        forms: list[Served] = [served(entry.model, setting.example) for entry in entries if entry.model is not None]
     models = {str(k): form.model for k, form in enumerate(forms)}
     found = []
     for size, repeats in ((1, 50), (32, 10)):

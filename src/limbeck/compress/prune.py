@@ -93,7 +93,8 @@ class Prune:
         refit: whether "lasso" and "thinet" fit the layers that lost inputs to what they used to answer, on the calibration
             batches, as their papers do.  Default True; other scores have no such step.
         batch: samples per forward where ``latency`` is measured.  Default 1.
-        seed: of ``by="random"`` and of positions that scores draw.  Default 0.
+        seed: of ``by="random"`` and of positions that scores draw; None (the default): torch's seed, which a run sets for
+            every repetition.
         step: which of the steps this is, from 1; None (the default): all.  The course sets it.
 
     Raises:
@@ -126,7 +127,7 @@ class Prune:
     recalibrate: bool = True
     refit: bool = True
     batch: int = 1
-    seed: int = 0
+    seed: int | None = None
     step: int | None = None
 
     presets: ClassVar[Presets] = {
@@ -154,7 +155,9 @@ class Prune:
         if self.multiple != "auto":
             require_whole(multiple=self.multiple)
             require(self.multiple >= 1, "multiple", self.multiple, "'auto', or 1 or more")
-        require_whole(minimum=self.minimum, steps=self.steps, batch=self.batch, seed=self.seed)
+        require_whole(minimum=self.minimum, steps=self.steps, batch=self.batch)
+        if self.seed is not None:
+            require_whole(seed=self.seed)
         for name, value in (("minimum", self.minimum), ("steps", self.steps), ("batch", self.batch)):
             require(value >= 1, name, value, "1 or more")
         if self.epochs is not None:

@@ -126,7 +126,8 @@ def _time(m: Measured, root: Measured | None, before: Measured | None, key: str)
     mark = f"slower than {before.name}" if slower and before is not None else ""
     note = ", ".join(text for text in (reach, factor, mark) if text)
     ratio = theirs / value if theirs else None
-    brief = "" if ratio is None else f"{ratio:.3g}× faster" if ratio >= 1 else f"{1 / ratio:.3g}× slower"
+    brief = "" if ratio is None else f"{ratio:.3g}× faster" if ratio > 1.005 else f"{1 / ratio:.3g}× slower"
+    brief = "as fast" if ratio is not None and abs(ratio - 1) <= 0.005 else brief
     return Cell(words.milliseconds(value), note, value, "bad" if slower else "", brief)
 
 

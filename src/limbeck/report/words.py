@@ -123,14 +123,17 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
+_EQUAL = {"fewer": "as many", "smaller": "as large", "faster": "as fast"}
+
+
 def times(ratio: float, more: str, less: str) -> str:
     """A factor in words, the right way round.
 
-    >>> times(12.34, "fewer", "more"), times(0.5, "fewer", "more"), times(1.0, "fewer", "more")
-    ('12.3 times fewer', '2.00 times more', 'as many')
+    >>> times(12.34, "fewer", "more"), times(0.5, "fewer", "more"), times(1.0, "faster", "slower")
+    ('12.3 times fewer', '2.00 times more', 'as fast')
     """
     if abs(ratio - 1.0) < 0.005:
-        return "as many" if more == "fewer" else "the same"
+        return _EQUAL.get(more, "the same")
     return f"{_three(ratio)} times {more}" if ratio > 1 else f"{_three(1 / ratio)} times {less}"
 
 

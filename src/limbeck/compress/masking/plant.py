@@ -17,6 +17,7 @@ from limbeck.compress.masking.state import density, layer_densities
 from limbeck.compressor import silent, tell
 from limbeck.errors import HyperParameterError, LimbeckError, ShapeError
 from limbeck.phase import seed_for
+from limbeck.randomness import base_seed
 from limbeck.scores import dropout_rescale, ticket
 
 if TYPE_CHECKING:
@@ -84,11 +85,6 @@ def scores_of(
         path: ticket(by, before[path].to(w.device), w, alpha=alpha, seed=seed_for(seed, "mask", path)).to(w.device)
         for path, w in after.items()
     }
-
-
-def base_seed(seed: int | None) -> int:
-    """The seed that was given, or the one that torch was given; looking at it draws nothing."""
-    return torch.initial_seed() if seed is None else seed
 
 
 def weights_before(beside: Sequence[nn.Module], layers: Layers, who: str) -> dict[str, Tensor]:

@@ -13,13 +13,13 @@ from limbeck.compress import parametrized
 from limbeck.compress.masking.choose import require_some
 from limbeck.compress.masking.layers import find
 from limbeck.compress.masking.parts import Held, Learned
-from limbeck.compress.masking.plant import SAVES_NOTHING, base_seed, plant
+from limbeck.compress.masking.plant import SAVES_NOTHING, plant
 from limbeck.compress.masking.state import density, layer_densities, masked_layers
 from limbeck.compress.masking.tickets import values
 from limbeck.compressor import silent, tell
 from limbeck.errors import LimbeckError
 from limbeck.phase import seed_for
-from limbeck.randomness import own_random_numbers
+from limbeck.randomness import base_seed, own_random_numbers
 
 if TYPE_CHECKING:
     from limbeck.compress.lottery import Decide, Scores

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from limbeck.compress.masking import choose
 from limbeck.compress.masking.layers import Layers, find, mask_of
-from limbeck.compress.masking.plant import base_seed, plant, scores_of, told, weights_before
+from limbeck.compress.masking.plant import plant, scores_of, told, weights_before
 from limbeck.compress.masking.state import settle
 from limbeck.compressor import silent
 from limbeck.errors import HyperParameterError, LimbeckError
 from limbeck.phase import seed_for
+from limbeck.randomness import base_seed
 
 if TYPE_CHECKING:
     from limbeck.compress.lottery import Replant, Ticket

@@ -32,6 +32,7 @@ from limbeck.compressor import silent, tell
 from limbeck.errors import LimbeckError, NameUnknown, NonFiniteError, unknown
 from limbeck.models.macs import count_macs
 from limbeck.phase import Batch
+from limbeck.randomness import base_seed
 
 if TYPE_CHECKING:
     from limbeck.compress.prune import Prune
@@ -49,7 +50,9 @@ def pruned(
         row_of(g, base=max(g.size, bases.get(g.name, g.size)), multiple=told.multiple, minimum=told.minimum)
         for g in ours
     ]
-    scores = checked(ours, judge(model, told.by, ours, example=example, calibration=calibration, seed=told.seed))
+    scores = checked(
+        ours, judge(model, told.by, ours, example=example, calibration=calibration, seed=base_seed(told.seed))
+    )
     before = count_macs(original, few(example, 1))
     widths, reached = _widths(told, model, original, ours, rows, scores, example, before)
     gone = going(rows, scores, widths)
@@ -98,7 +101,7 @@ def _refit(
     if not told.refit or told.by not in REPAIRS or not any(gone.values()):
         return []
     kept = {g.name: [c for c in range(g.size) if c not in set(gone[g.name])] for g in groups}
-    errors = repair(model, new, groups, kept, told.by, calibration=calibration, seed=told.seed).values()
+    errors = repair(model, new, groups, kept, told.by, calibration=calibration, seed=base_seed(told.seed)).values()
     count = max(1, len(errors))
     before, after = sum(e.before for e in errors) / count, sum(e.after for e in errors) / count
     return [
