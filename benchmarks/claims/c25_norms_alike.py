@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
-
-import torch
 from common import (
+    Batches,
     Claim,
     altogether,
     brief,
@@ -14,113 +12,104 @@ from common import (
     digits,
     learnt,
     looked_at,
+    network,
     outcome,
     points,
     right,
     six_convolutions,
 )
-from scipy.stats import spearmanr
 from torch import nn
 
 import limbeck as lk
 from limbeck.stats import summarise
 
 SCORES = ("l1", "fpgm", "random")
-KEEP = 0.6
-POWER = 0.1
+KEEPS = (0.8, 0.6, 0.4)
+TUNED = 0.4
+KINDS = {"alike": "AdamW without decay", "spread": "SGD with strong decay"}
+LAYERS = 6
 
 
-def blocks(model: nn.Module) -> list[tuple[str, nn.Conv2d, nn.BatchNorm2d]]:
-    """Path and modules of every convolution and the normalisation behind it."""
-    found = [(path, m) for path, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.BatchNorm2d))]
-    return [(path, conv, bn) for (path, conv), (_, bn) in zip(found[::2], found[1::2], strict=True)]  # type: ignore[misc]
-
-
-@torch.no_grad()
-def alike(model: nn.Module) -> nn.Module:
-    """The same function with filters of nearly one L1 norm: what BatchNorm takes out again is spread no longer."""
-    new = copy.deepcopy(model)
-    for _, conv, bn in blocks(new):
-        norms = conv.weight.flatten(1).abs().sum(1)
-        scale = (norms / norms.mean()) ** (POWER - 1)
-        conv.weight.mul_(scale[:, None, None, None])
-        if conv.bias is not None:
-            conv.bias.mul_(scale)
-        bn.running_mean.mul_(scale)
-        bn.running_var.mul_(scale**2)
-    return new
-
-
-@torch.no_grad()
-def spread(conv: nn.Conv2d) -> tuple[float, float]:
-    """Standard deviation and smallest of the filters' L2 norms, over their mean."""
-    norms = conv.weight.flatten(1).norm(dim=1)
-    return float(norms.std() / norms.mean()), float(norms.min() / norms.mean())
+def trained(kind: str, data, seed: int) -> nn.Module:
+    """The same network from the same weights, by a training that leaves the norms nearly alike, or by one that does so less."""
+    if kind == "alike":
+        return six_convolutions(data, seed)
+    net, batches = (
+        network("plain_6", seed, width=32, grid=1, in_channels=1, size=8),
+        Batches(data.train_x, data.train_y, 64, seed),
+    )
+    return lk.train(net, batches, epochs=8, optimizer=lk.Optimizer(lr=0.1, weight_decay=2e-2), seed=seed, quiet=True)
 
 
 def measure(seed: int) -> dict[str, float]:
-    data = digits(seed)
-    trained = six_convolutions(data, seed)
-    found, told = (
-        {"none": 0.0, "whole": right(trained, data)},
-        {"example": data.test_x[:2], "calibration": looked_at(data)},
-    )
-    for kind, net in {"trained": trained, "alike": alike(trained)}.items():
+    data, found = digits(seed), {"none": 0.0}
+    told = {"example": data.test_x[:2], "calibration": looked_at(data)}
+    for kind in KINDS:
+        net = trained(kind, data, seed)
         found[f"{kind}_whole"] = right(net, data)
+        convolutions = [m for m in net.modules() if isinstance(m, nn.Conv2d)]
+        for i, conv in enumerate(convolutions, 1):
+            norms = conv.weight.detach().flatten(1).norm(dim=1)
+            found |= {
+                f"{kind}_std_{i}": float(norms.std() / norms.mean()),
+                f"{kind}_min_{i}": float(norms.min() / norms.mean()),
+            }
         for by in SCORES:
-            less = lk.Prune(keep=KEEP, by=by, multiple=1, seed=seed)(net, **told)
-            found[f"{kind}_{by}_after"] = right(less, data)
-            found[f"{kind}_{by}_tuned"] = right(learnt(less, data, seed, epochs=2, lr=1e-3), data)
+            less = {keep: lk.Prune(keep=keep, by=by, multiple=1, seed=seed)(net, **told) for keep in KEEPS}
+            at_once = {keep: right(small, data) for keep, small in less.items()}
+            found |= {f"{kind}_{by}_{keep}": value for keep, value in at_once.items()}
+            found[f"{kind}_{by}_after"] = sum(at_once.values()) / len(at_once)
+            found[f"{kind}_{by}_tuned"] = right(learnt(less[TUNED], data, seed, epochs=2, lr=1e-3), data)
         for when in ("after", "tuned"):
             found[f"{kind}_lead_{when}"] = found[f"{kind}_fpgm_{when}"] - found[f"{kind}_l1_{when}"]
-    stds, leads = [], []
-    for i, (path, conv, _) in enumerate(blocks(trained), 1):
-        std, least = spread(conv)
-        one = {
-            by: right(lk.Prune(keep=1.0, layers={path: 0.3}, by=by, multiple=1)(trained, **told), data)
-            for by in ("l1", "fpgm")
-        }
-        found |= {f"std_{i}": std, f"min_{i}": least, f"layer_lead_{i}": one["fpgm"] - one["l1"]}
-        stds.append(std)
-        leads.append(one["fpgm"] - one["l1"])
-    rho = float(spearmanr(stds, leads).statistic)
-    return found | {"rho": rho if rho == rho else 0.0}
+            found[f"{kind}_told_{when}"] = found[f"{kind}_l1_{when}"] - found[f"{kind}_random_{when}"]
+    return found
+
+
+def _kind(figures, kind: str) -> str:
+    def mean(name: str) -> float:
+        return summarise(column(figures, f"{kind}_{name}").values()).mean
+
+    norms = ", ".join(f"{mean(f'std_{i}'):.3f} and {mean(f'min_{i}'):.2f}" for i in range(1, LAYERS + 1))
+    keeps = "; ".join(
+        f"{by} {', '.join(brief(column(figures, f'{kind}_{by}_{keep}')) for keep in KEEPS)}, tuned "
+        f"{brief(column(figures, f'{kind}_{by}_tuned'))}"
+        for by in SCORES
+    )
+    leads = [
+        f"{title} at once {points(difference(figures, f'{kind}_{what}_after', 'none'))}, tuned "
+        f"{points(difference(figures, f'{kind}_{what}_tuned', 'none'))}"
+        for what, title in (("lead", "fpgm - l1"), ("told", "l1 - random"))
+    ]
+    return (
+        f"{KINDS[kind]}: std and least of the norms over their mean {norms}; accuracy in percent {brief(column(figures, f'{kind}_whole'))} whole, "
+        f"{keeps}; {'; '.join(leads)}"
+    )
 
 
 def judge(figures):
-    names = [n for n in next(iter(figures.values())) if n.startswith("std_")]
-    layers = ", ".join(f"{_mean(figures, n):.3f} and {_mean(figures, n.replace('std', 'min')):.2f}" for n in names)
-    arms = "; ".join(
-        _arms(figures, kind, title) for kind, title in (("trained", "as trained"), ("alike", "norms alike"))
-    )
-    leads = {w: difference(figures, f"trained_lead_{w}", "none") for w in ("after", "tuned")}
-    alike_lead = {w: difference(figures, f"alike_lead_{w}", "none") for w in ("after", "tuned")}
-    larger = difference(figures, "alike_lead_after", "trained_lead_after")
-    rho = difference(figures, "rho", "none")
+    lead = difference(figures, "alike_lead_after", "none")
+    larger = difference(figures, "alike_lead_after", "spread_lead_after")
+    less = difference(figures, "alike_told_after", "spread_told_after")
+    kept = ", ".join(f"{100 * keep:.0f}" for keep in KEEPS)
     sentence = (
-        f"Std and least of the filters' norms over their mean, layer by layer: {layers}. Accuracy in percent (n = {len(figures)}), whole "
-        f"{brief(column(figures, 'whole'))}; {arms}. fpgm - l1 as trained: at once {points(leads['after'])}, tuned {points(leads['tuned'])}; "
-        f"norms alike: at once {points(alike_lead['after'])}, tuned {points(alike_lead['tuned'])}; the lead at once is larger with norms alike by "
-        f"{points(larger)}. One layer at a time, the rank correlation of std / mean with the lead: {rho.mean:+.2f} [{rho.low:+.2f}, {rho.high:+.2f}]."
+        f"Layer by layer, with {kept} % of the filters kept, and {100 * TUNED:.0f} % tuned, n = {len(figures)}. "
+        f"{'. '.join(_kind(figures, kind) for kind in KINDS)}. With norms more alike the lead of fpgm over l1 at once is larger by {points(larger)}, and "
+        f"that of l1 over random by {points(less)} (not judged)."
     )
-    return altogether(outcome(leads["after"]), outcome(larger)), sentence
-
-
-def _arms(figures, kind: str, title: str) -> str:
-    told = {w: {by: brief(column(figures, f"{kind}_{by}_{w}")) for by in SCORES} for w in ("after", "tuned")}
-    return f"{title}: " + ", ".join(f"{by} {told['after'][by]}, tuned {told['tuned'][by]}" for by in SCORES)
-
-
-def _mean(figures, name: str) -> float:
-    return summarise(column(figures, name).values()).mean
+    return altogether(outcome(lead), outcome(larger)), sentence
 
 
 CLAIM = Claim(
     number=25,
     claim="where the norms of filters vary little, norms say badly which can go, and the distance to the geometric median (FPGM) says it better",
     source="He, Liu, Wang, Hu, Yang, CVPR 2019",
-    setup="",
-    settings="",
+    setup="Digits, 1,200 rows; plain_6 with 32 to 128 channels, 8 epochs from the same weights by AdamW without decay (norms nearly alike) and by SGD "
+    "with a decay of 0.02 (spread two to three times as far, but for the first layer); `Prune` by l1, fpgm and random with 80, 60 and 40 % of every layer's filters "
+    "kept, BatchNorm estimated anew on 512 training rows; at once (the mean of the three), and with 40 % after 2 epochs of AdamW at 0.001; 597 test rows. Held: "
+    "where norms are alike fpgm is clearly above l1 at once, and by clearly more than where they are spread.",
+    settings="Trainings and shares were chosen on seeds 100 to 102 by how far the norms spread and how much accuracy pruning costs.",
     measure=measure,
     judge=judge,
+    seeds=(0, 1, 2, 3, 4, 5, 6, 7),
 )

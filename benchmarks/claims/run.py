@@ -35,7 +35,7 @@ def page() -> str:
     lines = [
         "# Claims, tested",
         "",
-        'Small experiments on sentences that papers and lectures say about distillation. "Held" and "did not hold" take an '
+        'Small experiments on sentences that papers and lectures say about distillation and compression. "Held" and "did not hold" take an '
         "interval of three seeds or more that leaves zero out, or an exact fact; everything else is inconclusive. These are "
         "small networks and small data: a verdict is about the set-up beside it and no other.",
         "",
