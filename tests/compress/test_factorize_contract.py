@@ -20,6 +20,7 @@ from limbeck.compress.lowrank.fold import fold
 from limbeck.compress.structure import describe, rebuild
 from limbeck.compressor import Compressor, findings, is_compressor
 from limbeck.errors import HyperParameterError, LimbeckError, NameUnknown, NonFiniteError
+from limbeck.phase import Batch
 
 
 def small():
@@ -314,3 +315,27 @@ def test_it_is_a_compressor_and_is_made_without_torch():
     assert Factorize(energy=0.5, layers=["a"]).layers == ("a",)
     code = "import sys; from limbeck.compress.factorize import Factorize; Factorize(energy=0.5); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_statistics_are_estimated_anew_where_there_are_batches():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 36, 4))
+    batches = [Batch(torch.randn(8, 3, 8, 8) + 1) for _ in range(3)]
+    for batch in batches:
+        net(batch.inputs)
+    settings = {"rank": 2, "kind": "tucker", "layers": ("0",), "measured": False}
+    anew = Factorize(**settings)(net, example=batches[0].inputs, calibration=iter(batches))
+    told = findings(anew).notes
+    assert "the statistics of BatchNorm were estimated anew on the calibration batches" in told
+    with torch.no_grad():
+        means = torch.stack([anew[0](batch.inputs).mean((0, 2, 3)) for batch in batches]).mean(0)
+    torch.testing.assert_close(anew[1].running_mean, means)
+    assert anew[1].momentum == 0.1
+    assert anew.training
+    as_they_were = (
+        Factorize(**settings)(net, example=batches[0].inputs),
+        Factorize(**settings, recalibrate=False)(net, example=batches[0].inputs, calibration=batches),
+        Factorize(**settings | {"rank": 27})(net, example=batches[0].inputs, calibration=batches),  # no less arithmetic
+    )
+    for small in as_they_were:
+        assert torch.equal(small[1].running_mean, net[1].running_mean)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -94,7 +95,7 @@ def file_bytes(model: nn.Module) -> int:
 def latency(models: Mapping[str, nn.Module], inputs: Any, *, repeats: int = 50, warmup: int = 5) -> dict[str, Latency]:
     """Measured time of a forward, in evaluation mode, on one CPU thread.
 
-    The models take turns, so that a slow moment of the machine meets all of them; compare the numbers of one call
+    The models take turns, in another order every time, so that a slow moment of the machine meets all of them; compare the numbers of one call
     with each other and not with those of another.  Everything is put back afterwards, even after an error: modes,
     buffers, the number of threads.
 
@@ -122,8 +123,11 @@ def latency(models: Mapping[str, nn.Module], inputs: Any, *, repeats: int = 50, 
     with as_found(*models.values()), one_thread(), torch.inference_mode():
         for model in models.values():
             model.eval()
+        order = list(models.items())
+        dice = random.Random(0)
         for turn in range(warmup + repeats):
-            for name, model in models.items():
+            dice.shuffle(order)  # what runs before a network leaves caches to it: not always the same one
+            for name, model in order:
                 ms = timed(lambda model=model: model(**inputs) if isinstance(inputs, Mapping) else model(inputs))
                 if turn >= warmup:
                     spent[name].append(ms)

@@ -46,6 +46,8 @@ class Factorize:
             is not faster; with "auto" the other kinds are tried first.  What comes out depends on the machine.
             Default on.
         batch: samples in the measured batch, 1 or more; none: as many as the example has.
+        recalibrate: whether the statistics of BatchNorm layers are estimated anew, on the calibration batches, if there
+            are any and a layer was split: a network of low rank can be at chance before.  Default on.
 
     Raises:
         HyperParameterError: no target or several, or a setting outside its range.
@@ -64,6 +66,7 @@ class Factorize:
     ignore: tuple[str, ...] = ()
     measured: bool = True
     batch: int | None = None
+    recalibrate: bool = True
 
     presets: ClassVar[Presets] = {
         "paper": {"vbmf": True, "kind": "tucker"},  # Kim et al. 2016: Tucker-2 with the ranks of VBMF in one shot
@@ -100,7 +103,8 @@ class Factorize:
             fine = isinstance(names, (tuple, list)) and all(isinstance(name, str) for name in names)
             require(fine, field, names, "a list of names of layers")
             object.__setattr__(self, field, tuple(names))
-        require(isinstance(self.measured, bool), "measured", self.measured, "True or False")
+        for name in ("measured", "recalibrate"):
+            require(isinstance(getattr(self, name), bool), name, getattr(self, name), "True or False")
         if self.batch is not None:
             require_whole(batch=self.batch)
             require(self.batch >= 1, "batch", self.batch, "1 or more, or nothing at all")
@@ -111,7 +115,7 @@ class Factorize:
         Args:
             model: stays as it is, bit for bit.
             example: a batch as the model takes it, on its device; a mapping becomes keyword arguments.
-            calibration: not looked at.
+            calibration: batches for BatchNorm's statistics, where `recalibrate` is on; else not looked at.
 
         Raises:
             NameUnknown: `layers` or `ignore` name what the network does not have.
@@ -121,4 +125,4 @@ class Factorize:
         """
         from limbeck.compress.lowrank.apply import factorized
 
-        return factorized(model, example, self)
+        return factorized(model, example, calibration, self)

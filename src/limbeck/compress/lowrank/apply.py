@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,9 +16,11 @@ from limbeck.compress.lowrank.fold import product
 from limbeck.compress.lowrank.layers import split
 from limbeck.compress.lowrank.look import Layer, left_alone, output_of, resized, tensors, watched
 from limbeck.compress.lowrank.options import Split, dense_macs, kinds_of
+from limbeck.compress.statistics import ANEW, recalibrated
 from limbeck.compressor import silent, tell
 from limbeck.errors import HyperParameterError, LimbeckError, NameUnknown, NonFiniteError, unknown
 from limbeck.models.macs import batch_size, count_macs
+from limbeck.phase import Batch
 from limbeck.taps import original, title
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ _NOT_RUN = "it did not run on the example: it is not used, or its weight is read
 NO_SAVING, NOT_FASTER, DONE = "no less arithmetic", "not faster", "factorized"
 
 
-def factorized(model: nn.Module, example: Any, how: Factorize) -> nn.Module:
+def factorized(model: nn.Module, example: Any, calibration: Iterable[Batch], how: Factorize) -> nn.Module:
     """What `limbeck.compress.factorize.Factorize` does."""
     new = copy.deepcopy(original(model))
     silent(new)
@@ -58,6 +60,8 @@ def factorized(model: nn.Module, example: Any, how: Factorize) -> nn.Module:
     new = exchange(new, others_for)
 
     error = _difference(new, example, before)
+    if how.recalibrate and others_for and recalibrated(new, calibration):
+        notes.append(ANEW)
     macs = count_macs(new, example)
     left = sum(p.numel() for p in new.parameters())
     notes += _summary(rows, how, (whole, macs), (parameters, left), error)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
 from limbeck.compress.cost import latency
 from limbeck.compress.pruning.arithmetic import macs_of
-from limbeck.compress.pruning.graph import channel_graph, few, run
+from limbeck.compress.pruning.graph import channel_graph, few
 from limbeck.compress.pruning.groups import Group
 from limbeck.compress.pruning.judge import judge
 from limbeck.compress.pruning.labels import whole_groups
@@ -28,6 +27,7 @@ from limbeck.compress.pruning.select import (
     stepped,
 )
 from limbeck.compress.pruning.surgery import masked, removed
+from limbeck.compress.statistics import ANEW, recalibrated
 from limbeck.compressor import silent, tell
 from limbeck.errors import LimbeckError, NameUnknown, NonFiniteError, unknown
 from limbeck.models.macs import count_macs
@@ -68,7 +68,7 @@ def pruned(
     new = removed(model, ours, gone)
     silent(new)
     fitted = _refit(told, model, new, ours, gone, calibration)
-    told_again = told.recalibrate and recalibrated(new, calibration, example)
+    told_again = told.recalibrate and recalibrated(new, calibration)
     after = count_macs(new, few(example, 1))
     counts = [sum(p.numel() for p in net.parameters()) for net in (original, new)]
     notes = [
@@ -76,7 +76,7 @@ def pruned(
         *reached,
         *fitted,
         *_left(graph.left),
-        *(["the statistics of BatchNorm were estimated anew on the calibration batches"] if told_again else []),
+        *([ANEW] if told_again else []),
     ]
     tell(
         new,
@@ -273,53 +273,3 @@ class _timer:
 
     def alone(self) -> float:
         return latency({"whole": self.original}, self.inputs, repeats=20, warmup=3)["whole"].median_ms
-
-
-# -- BatchNorm ------------------------------------------------------------------------------------------
-
-
-def recalibrated(model: nn.Module, calibration: Iterable[Batch], example: Any, batches: int = 50) -> bool:
-    """Estimate the statistics of BatchNorm layers anew: plain means over some batches.  False: nothing to do it with.
-
-    Args:
-        model: is changed.
-        calibration: batches of training rows; at most ``batches`` of them are used.
-        example: says on which device.
-        batches: at most so many.
-    """
-    norms = [
-        m
-        for m in model.modules()
-        if isinstance(m, nn.modules.batchnorm._BatchNorm) and isinstance(m.running_mean, Tensor)
-    ]
-    if not norms:
-        return False
-    modes = [(module, module.training) for module in model.modules()]
-    momenta = [norm.momentum for norm in norms]
-    device = next(model.parameters()).device
-    seen = 0
-    model.eval()
-    try:
-        with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.no_grad():
-            for batch in calibration:
-                if seen == 0:
-                    for norm in norms:
-                        norm.reset_running_stats()
-                        norm.momentum = None  # a plain mean over the batches
-                        norm.train()
-                run(model, _on(batch.inputs, device))
-                seen += 1
-                if seen == batches:
-                    break
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-        for module, mode in modes:
-            module.training = mode
-    return seen > 0
-
-
-def _on(inputs: Any, device: torch.device) -> Any:
-    if isinstance(inputs, Mapping):
-        return {k: _on(v, device) for k, v in inputs.items()}
-    return inputs.to(device) if isinstance(inputs, Tensor) else inputs
