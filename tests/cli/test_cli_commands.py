@@ -212,7 +212,7 @@ def test_fresh_removes_the_old_run_and_nothing_else(fake_run, tmp_path):
     (tmp_path / "r.yaml").write_text(RECIPE)
     folder = tmp_path / "o"
     (folder / "stages" / "a").mkdir(parents=True)
-    for name in ("recipe.yaml", "run.json", "notes.txt"):
+    for name in ("recipe.yaml", "run.json", "sensitivity-a-seed-0-int8.html", "notes.txt"):
         (folder / name).write_text("x")
     assert main(["run", str(tmp_path / "r.yaml"), "--out", str(folder)]) == 0
     assert (folder / "run.json").exists()

@@ -364,6 +364,61 @@ def latency(
 
 
 @app.command()
+def sensitivity(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="folder of a run")],
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", help="the stage whose network it is; by default the last that is in float"),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="the repetition; by default the first")] = None,
+    to: Annotated[str, typer.Option("--to", help="prune or int8")] = "prune",
+    by: Annotated[
+        str | None, typer.Option(help="prune: the score of a channel: l1, l2, fpgm, taylor, ...; by default l1")
+    ] = None,
+    part: Annotated[
+        list[float] | None,
+        typer.Option("--part", help="prune: of a layer's channels; repeatable; by default 0.1 0.25 0.5 0.75 0.9"),
+    ] = None,
+    others: Annotated[
+        bool, typer.Option("--others", help="int8: all layers but one are in int8, instead of one alone")
+    ] = False,
+    rows: Annotated[int, typer.Option(help="validation rows to judge by")] = 1000,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="the page; RUN/sensitivity-STAGE-... .html by default")
+    ] = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Find the layers that bear pruning, or suffer from int8.
+
+    One layer at a time is compressed, without training, and accuracy is measured on validation rows. Prints a table, and what
+    to write into a recipe; the page has a chart.
+
+    \b
+    Examples:
+      limbeck sensitivity runs/first
+      limbeck sensitivity runs/first --model teacher --by fpgm --part 0.25 --part 0.5
+      limbeck sensitivity runs/first --to int8
+    """
+    from limbeck.cli.sensitivity import print_sensitivity
+
+    print_sensitivity(
+        run,
+        model=model,
+        seed=seed,
+        to=to,
+        by=by,
+        parts=part or (),
+        quantized="others" if others else None,
+        rows=rows,
+        out=out,
+        quiet=quiet,
+        as_json=as_json,
+        command=_command(),
+    )
+
+
+@app.command()
 def predict(
     run: Annotated[Path, typer.Argument(metavar="FOLDER", help="of a run, or of an exported network")],
     pictures: Annotated[list[Path], typer.Argument(metavar="PICTURES...", help="image files")],

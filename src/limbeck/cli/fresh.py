@@ -22,4 +22,6 @@ def clear(folder: Path) -> None:
     with record.locked(folder):
         for name in _FILES:
             (folder / name).unlink(missing_ok=True)
+        for page in folder.glob("sensitivity-*.html"):  # `limbeck sensitivity` looked at networks that go now
+            page.unlink()
         shutil.rmtree(folder / "stages", ignore_errors=True)

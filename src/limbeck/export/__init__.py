@@ -16,11 +16,21 @@ if TYPE_CHECKING:
     from limbeck.export.making import export
     from limbeck.export.opening import open_export
     from limbeck.export.runs import export_run, open_run
+    from limbeck.export.scan_page import write_scan
+    from limbeck.export.scanning import scan_run
     from limbeck.export.timing import time_run
 
-_HOME = {"export": "making", "export_run": "runs", "open_export": "opening", "open_run": "runs", "time_run": "timing"}
+_HOME = {
+    "export": "making",
+    "export_run": "runs",
+    "open_export": "opening",
+    "open_run": "runs",
+    "scan_run": "scanning",
+    "time_run": "timing",
+    "write_scan": "scan_page",
+}
 
-__all__ = ["export", "export_run", "open_export", "open_run", "time_run"]
+__all__ = ["export", "export_run", "open_export", "open_run", "scan_run", "time_run", "write_scan"]
 
 __getattr__, __dir__ = exports(__name__, _HOME)
 

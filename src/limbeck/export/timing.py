@@ -18,7 +18,15 @@ from limbeck.export.making import export
 from limbeck.export.runs import OpenRun, calibration, open_run
 from limbeck.settings import require
 
-FORMS: tuple[str, ...] = ("eager", "compiled", "bf16 compiled", "int8 eager", "int8 compiled", "onnxruntime", "onnxruntime int8")
+FORMS: tuple[str, ...] = (
+    "eager",
+    "compiled",
+    "bf16 compiled",
+    "int8 eager",
+    "int8 compiled",
+    "onnxruntime",
+    "onnxruntime int8",
+)
 BASELINE = "eager"
 
 

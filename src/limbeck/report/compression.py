@@ -13,6 +13,18 @@ if TYPE_CHECKING:
 NAMED = 6  # so many lines have a name and a colour; the others stand behind them in grey
 
 
+def mean_fall(line: Sequence[tuple[float, float]]) -> float:
+    """How far a line falls, on average over its parts.
+
+    Not its lowest point: without nearly all of its channels every layer falls to guessing.
+
+    >>> mean_fall([(0.0, 1.0), (0.5, 0.75), (0.9, 0.25)])
+    0.5
+    """
+    (_, whole), *further = sorted(line)
+    return sum(whole - value for _, value in further) / max(1, len(further))
+
+
 def sensitivity(
     key: str,
     lines: Mapping[str, Sequence[tuple[float, float]]],
@@ -34,8 +46,7 @@ def sensitivity(
     drawn = {name: sorted(line) for name, line in lines.items() if line}
     if not drawn:
         return None
-    fall = {name: line[0][1] - min(y for _, y in line) for name, line in drawn.items()}
-    worst = sorted(drawn, key=lambda name: -fall[name])[:NAMED]
+    worst = sorted(drawn, key=lambda name: -mean_fall(drawn[name]))[:NAMED]
 
     def paint(axes: Axes) -> None:
         ends = []
@@ -48,6 +59,7 @@ def sensitivity(
             axes.plot(xs, ys, color=series(place), marker=marker(place), markersize=3.5)
             ends.append((xs[-1], ys[-1], clip(name), series(place)))
         axes.margins(x=0.02)
+        axes.autoscale_view()  # names stand beside their ends, which only final limits tell
         axes.set_xlabel("channels removed of one layer (%)")
         axes.set_ylabel(label)
         end_labels(axes, ends)
@@ -64,6 +76,56 @@ def sensitivity(
         + (
             f"Named: the {len(worst)} that fall most; grey: the other {others}." if others else "Every line is a layer."
         ),
+    )
+
+
+def layer_losses(
+    key: str, losses: Mapping[str, float], *, whole: float, won_back: bool = False, most: int = 40
+) -> Chart | None:
+    """What int8 in each layer costs, as bars, the greatest on top.
+
+    Args:
+        key: unique on the page.
+        losses: layer -> accuracy lost with this layer alone in int8; with `won_back` what is won back when this layer
+            alone stays in float.
+        whole: lost with all layers in int8.
+        won_back: which of the two.
+        most: so many layers are drawn.
+
+    Returns:
+        The chart, or None where there are no layers.
+    """
+    if not losses:
+        return None
+    ordered = sorted(losses.items(), key=lambda pair: -pair[1])
+    shown = ordered[:most][::-1]
+
+    def paint(axes: Axes) -> None:
+        places = range(len(shown))
+        axes.barh(places, [100 * loss for _, loss in shown], color=series(0), height=0.72, linewidth=0)
+        axes.axvline(0, color=SOFT, linewidth=0.6)
+        axes.axvline(100 * whole, color=SOFT, linewidth=0.9, linestyle=(0, (4, 2)))
+        axes.set_yticks(list(places), [clip(name, 28) for name, _ in shown])
+        axes.tick_params(axis="y", length=0, labelcolor=INK)
+        axes.grid(axis="y", visible=False)
+        axes.spines["left"].set_visible(False)
+        axes.set_ylim(-0.6, len(shown) - 0.4)
+        low, high = (pick([0.0, whole, *losses.values()]) for pick in (min, max))
+        axes.set_xlim(100 * low - 0.05, 100 * high + 0.05)  # nothing lost at all is no reason for an axis of 1e-17
+        axes.set_xlabel(f"accuracy {'won back' if won_back else 'lost'} (points)")
+
+    what = "Won back by one layer in float" if won_back else "Lost by one layer in int8"
+    said = "; ".join(f"{name} {100 * loss:.2f}" for name, loss in ordered[:most])
+    left = len(ordered) - len(shown)
+    return chart(
+        key,
+        what,
+        f"{what}, in points of accuracy: {said}. All layers in int8 lose {100 * whole:.2f}.",
+        paint,
+        width=4.2,
+        height=0.9 + 0.2 * max(3, len(shown)),
+        caption=f"Dashed: all layers in int8, {100 * whole:.2f} points lost."
+        + (f" {left} more layers are in the table." if left else ""),
     )
 
 
