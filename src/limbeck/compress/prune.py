@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from limbeck.course import STUDENT, Gathering, Lesson, Operation
 from limbeck.errors import HyperParameterError
@@ -14,23 +14,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from limbeck.phase import Batch
-
-BY = (
-    "l1",
-    "l2",
-    "fpgm",
-    "slimming",
-    "random",
-    "apoz",
-    "mean_activation",
-    "lasso",
-    "thinet",
-    "taylor",
-    "taylor_gate",
-    "taylor_weight",
-    "obd",
-    "oracle",
-)  # limbeck.compress.pruning.judge.NAMES, without torch
 
 By = Literal[
     "l1",
@@ -48,6 +31,7 @@ By = Literal[
     "obd",
     "oracle",
 ]
+BY: tuple[By, ...] = get_args(By)  # limbeck.compress.pruning.judge.NAMES, without torch
 
 
 @dataclass(frozen=True, kw_only=True)
