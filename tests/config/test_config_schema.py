@@ -9,6 +9,7 @@ import pytest
 from limbeck import catalog
 from limbeck.config import schema
 from limbeck.config.nodes import read_nodes
+from limbeck.search.spec import SECTION, Search
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 GOOD = """
@@ -136,3 +137,22 @@ def test_it_is_a_valid_schema_for_jsonschema_too(whole):
     jsonschema.Draft202012Validator.check_schema(whole)
     for path in RECIPES:
         jsonschema.Draft202012Validator(whole).validate(read_nodes(path.read_text())[0])
+
+
+@pytest.mark.parametrize(
+    ("section", "good"),
+    [
+        ("{space: {stages.a.how.energy: {low: 0.4, high: 0.9}}, within: {points: 1.0}, aim: bytes}", True),
+        ("{space: {stages.a.how.energy: [0.4, 0.9]}, trials: 3}", True),
+        ("{within: {points: 1.0}}", False),
+        ("{space: {}, aim: beauty}", False),
+        ("{space: {}, withn: {}}", False),
+    ],
+)
+def test_the_section_of_a_search(section, good):
+    """The command's schema knows the section; a recipe's alone does not."""
+    data = read_nodes(f"{GOOD}\nsearch: {section}\n")[0]
+    known = schema({SECTION: Search})
+    assert fits(data, known, known) == good
+    alone = schema()
+    assert not fits(data, alone, alone)

@@ -203,7 +203,7 @@ def new(
 
 @app.command()
 def schema() -> None:
-    """Print the JSON Schema of a recipe, for editors.
+    """Print the JSON Schema of a recipe, and of what limbeck search reads, for editors.
 
     \b
     Example:
@@ -214,8 +214,9 @@ def schema() -> None:
     import json
 
     from limbeck.config import schema as make
+    from limbeck.search.spec import SECTION, Search
 
-    typer.echo(json.dumps(make(), indent=2))
+    typer.echo(json.dumps(make({SECTION: Search}), indent=2))
 
 
 @app.command()

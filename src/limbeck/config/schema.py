@@ -17,11 +17,16 @@ from limbeck.recipe import Machine, Made, Model, Recipe
 _SHORT = "a name alone stands for a mapping with nothing else in it"
 
 
-def schema() -> dict[str, Any]:
-    """The schema of a recipe file (JSON Schema, draft 2020-12)."""
+def schema(sections: Mapping[str, type] | None = None) -> dict[str, Any]:
+    """The schema of a recipe file (JSON Schema, draft 2020-12).
+
+    Args:
+        sections: dataclasses of further sections that a file may have for other commands, by their keys.
+    """
     defs: dict[str, Any] = {}
     whole = _object(Recipe, defs)
-    whole["properties"]["machine"] = _of_class(Machine, defs)
+    for key, section in {"machine": Machine, **(sections or {})}.items():
+        whole["properties"][key] = _of_class(section, defs)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "limbeck recipe",
