@@ -28,6 +28,7 @@ FORMS: tuple[str, ...] = (
     "onnxruntime int8",
 )
 BASELINE = "eager"
+_COMPILED = frozenset({"compiled", "bf16 compiled", "int8 compiled"})
 
 
 @dataclass(frozen=True)
@@ -109,20 +110,24 @@ def time_run(
         for batch in batches:
             inputs = torch.randn(batch, *run.work.data.shape, generator=torch.Generator().manual_seed(0))
             made: dict[tuple[str, str], nn.Module] = {}
-            for name, network in networks.items():
-                say(f"making the forms of {name} for batches of {batch} ...")
-                for form, found in _forms(network, inputs, kept, files.get(name)):
-                    if isinstance(found, str):
-                        missing[name][form] = found
-                    else:
-                        made[name, form] = found
+            # Compiled forms last of all: making an ONNX file throws away what torch compiled before.
+            for some in (kept - _COMPILED, kept & _COMPILED):
+                for name, network in networks.items():
+                    if some & _COMPILED:
+                        say(f"compiling {name} for batches of {batch} ...")
+                    file = files.get(name) if "onnxruntime int8" in some else None
+                    for form, found in _forms(network, inputs, some, file):
+                        if isinstance(found, str):
+                            missing[name][form] = found
+                        else:
+                            made[name, form] = found
             if (original, against) not in made:
                 why = missing[original].get(against, "there is no such form of this network")
                 raise LimbeckError(f"{original} cannot be timed {against!r}, the measure of all others: {why}")
             say(f"timing {len(made)} in turn with batches of {batch} ...")
             count = repeats or max(9, min(50, 2000 // batch))
             keyed = latency({f"{n}\n{f}": m for (n, f), m in made.items()}, inputs, repeats=count)
-            times[batch] = {n: {f: keyed[f"{n}\n{f}"] for m, f in made if m == n} for n in names}
+            times[batch] = {n: {f: keyed[f"{n}\n{f}"] for f in FORMS if (n, f) in made} for n in names}
     return Timed(str(run.told.name), used, original, against, times, {n: m for n, m in missing.items() if m})
 
 
