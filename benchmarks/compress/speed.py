@@ -55,7 +55,7 @@ def measured(folders: list[Path]) -> dict[str, Any]:
         for seed in run.recipe.seeds:
             accuracy.setdefault(ONNX, {})[seed] = onnx_accuracy(run, seed)
     timed = time_run(folders[0], models=(FLOAT, first.last), batches=sorted({b for b, _, _ in NEEDED}), say=print)
-    costs = {s["name"]: s["cost"] for s in (*records[0]["stages"],) if s.get("cost")}
+    costs = {s["name"]: s["cost"] for s in records[0]["stages"] if s.get("cost")}
     return {
         "recipe": records[0]["recipe"],
         "commits": sorted({str(r["commit"]) for r in records}),
@@ -120,7 +120,7 @@ def page(told: dict[str, Any]) -> str:
         "|---|---|---|---|---|",
     ]
     for batch, form, least in NEEDED:
-        networks = timed["times"][str(batch)] if str(batch) in timed["times"] else timed["times"][batch]
+        networks = timed["times"][str(batch)]
         before = networks[name][form]["median_ms"]
         found, by = max(
             (before / t["median_ms"], f"{network}, {kind}")

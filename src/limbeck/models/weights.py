@@ -43,9 +43,17 @@ def save_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
     Raises:
         WeightsError: the file cannot be written, or the state holds something that is no tensor.
     """
+    write_whole(packed(model), path, "weights")
+
+
+def write_whole(data: bytes, path: str | os.PathLike[str], what: str) -> None:
+    """Write a file beside its place and rename it, so that there is never half a file under its name.
+
+    Raises:
+        WeightsError: the file cannot be written.
+    """
     target = Path(path)
     beside = target.with_name(f".{target.name}.{os.getpid()}.part")
-    data = packed(model)
     try:
         with open(beside, "wb") as file:
             file.write(data)
@@ -53,7 +61,7 @@ def save_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
             os.fsync(file.fileno())
         os.replace(beside, target)
     except OSError as error:
-        raise WeightsError(f"cannot write the weights to {target}: {error.strerror or error}") from error
+        raise WeightsError(f"cannot write the {what} to {target}: {error.strerror or error}") from error
     finally:
         with suppress(OSError):  # as a rule it is gone; in a folder that is none there is nothing to remove
             beside.unlink()

@@ -8,7 +8,6 @@ import os
 import re
 import zipfile
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from limbeck.compress.int8.batches import call
 from limbeck.compress.int8.export import as_graph, exported
 from limbeck.compress.int8.needs import quiet, require_installed
 from limbeck.errors import LimbeckError, WeightsError
+from limbeck.models.weights import write_whole
 
 _FACTS = "limbeck.json"
 _FORMAT = 1
@@ -90,19 +90,7 @@ class Quantized(nn.Module):
         Raises:
             WeightsError: it cannot be written.
         """
-        target = Path(path)
-        beside, data = target.with_name(f".{target.name}.{os.getpid()}.part"), self.file()
-        try:
-            with open(beside, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(beside, target)
-        except OSError as error:
-            raise WeightsError(f"cannot write the network to {target}: {error.strerror or error}") from error
-        finally:
-            with suppress(OSError):
-                beside.unlink()
+        write_whole(self.file(), path, "network")
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Quantized:
