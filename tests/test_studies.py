@@ -74,3 +74,14 @@ def test_the_effects_study_gives_every_method_the_same_budget(load):
         assert {stage.training.epochs for stage in trained if stage.name != "alone-long"} == {10}
         assert made.baseline == "alone"
         assert config.read(config.to_yaml(made)).recipe == made
+
+
+def test_the_page_of_the_fast_chain_is_made_of_its_data(load):
+    """Every figure on it comes from the JSON beside it, and what was asked for was reached by what was timed."""
+    speed = load(ROOT / "benchmarks" / "compress" / "speed.py")
+    told = json.loads(speed.RESULTS.read_text())
+    assert speed.page(told) == speed.RESULTS.with_suffix(".md").read_text()
+    for batch, form, least in speed.NEEDED:
+        networks = told["timed"]["times"][str(batch)]
+        before = networks["resnet56"][form]["median_ms"]
+        assert before / min(t["median_ms"] for f, t in networks["tuned"].items() if "int8" in f) >= least
