@@ -41,7 +41,7 @@ clean: ## remove .venv, caches and builds; runs/ is kept
 
 .venv/installed-for-tests: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing limbeck and its tools into .venv (some minutes, 6 GB: torch brings its CUDA libraries even where there is no GPU) ..."
-	@$(PIP) -e '.[dev,timm,onnx,sweep]'
+	@$(PIP) -e '.[all]'
 	@touch .venv/installed $@
 
 $(BIN)/python:

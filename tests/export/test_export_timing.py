@@ -20,7 +20,7 @@ from limbeck.settings import Optimizer, Training
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
-QUICK = ("eager", "onnxruntime", "onnxruntime int8")
+QUICK = ("eager", "onnxruntime", "onnxruntime int8", "openvino int8")
 
 
 @pytest.fixture(scope="module")

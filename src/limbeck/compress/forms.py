@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-import io
 from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from limbeck.compress import runtimes
 from limbeck.compress.int8.export import mapped
 from limbeck.compress.int8.needs import quiet
 from limbeck.errors import LimbeckError
@@ -68,73 +69,46 @@ def compiled(model: nn.Module, example: Any, *, dtype: torch.dtype | None = None
     return form
 
 
+def _require_amx() -> None:
+    if not has_amx():
+        raise LimbeckError(
+            "this CPU has no AMX for bfloat16: the network would run slower than in float32, up to twice, and says nothing"
+        )
+
+
 def compiled_bf16(model: nn.Module, example: Any) -> nn.Module:
     """The network in bfloat16, compiled: the form that int8 must beat on a CPU with AMX.
 
     Raises:
         LimbeckError: the CPU has no AMX; there it is slower than float32.
     """
-    if not has_amx():
-        raise LimbeckError(
-            "this CPU has no AMX for bfloat16: the network would run slower than in float32, up to twice, and says nothing"
-        )
+    _require_amx()
     return compiled(model, example, dtype=torch.bfloat16)
 
 
 def onnx(model: nn.Module, example: Any) -> nn.Module:
-    """The network in onnxruntime, on one CPU thread.
-
-    Raises:
-        LimbeckError: onnxruntime, onnx or onnxscript is missing, or the network cannot be exported.
-    """
-    try:
-        import onnxruntime  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise LimbeckError(f"onnxruntime needs {error.name}: pip install 'limbeck[onnx]'") from error
-    if isinstance(example, Mapping):
-        raise LimbeckError("onnxruntime is timed for networks with one input tensor")
-    own = copy.deepcopy(model).eval()
-    try:
-        with quiet(), torch.no_grad(), torch.random.fork_rng(devices=[]):
-            program: Any = torch.onnx.export(own, (example,), dynamo=True, verbose=False)
-            buffer = io.BytesIO()
-            program.save(buffer)
-    except Exception as error:  # torch's exporter raises many kinds
-        raise LimbeckError(f"{type(model).__name__} cannot be exported to ONNX: {str(error)[:400]}") from error
-    return session(buffer.getvalue())
+    """The network in onnxruntime, on one CPU thread; see `limbeck.compress.runtimes.as_onnx` for what may go wrong."""
+    return Form(runtimes.onnxruntime(runtimes.as_onnx(model, example)))
 
 
-def session(file: str | bytes) -> nn.Module:
-    """An ONNX file, or its bytes, in onnxruntime, on one CPU thread; takes and gives tensors.
-
-    Raises:
-        LimbeckError: onnxruntime is missing.
-    """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise LimbeckError(f"onnxruntime needs {error.name}: pip install 'limbeck[onnx]'") from error
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    return Form(_Session(onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])))
+def openvino(model: nn.Module | Path, example: Any, precision: str = "f32") -> nn.Module:
+    """The network, or an ONNX file, in OpenVINO, on one CPU thread; see `limbeck.compress.runtimes.openvino`."""
+    if precision == "bf16":
+        _require_amx()
+    return Form(runtimes.openvino(model, example, precision=precision))
 
 
-class _Session:
-    def __init__(self, session: Any) -> None:
-        self.session, self.name = session, session.get_inputs()[0].name
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return torch.from_numpy(self.session.run(None, {self.name: x.numpy()})[0])
+def session(file: str | Path | bytes) -> nn.Module:
+    """An ONNX file, or its bytes, in onnxruntime, on one CPU thread."""
+    return Form(runtimes.onnxruntime(file))
 
 
 def latency_forms(model: nn.Module, example: Any, only: Collection[str] | None = None) -> dict[str, nn.Module]:
     """The forms of a network that this machine can run, by name, ready to be timed together.
 
     "eager", "compiled", "bf16 compiled" (with AMX), "int8 compiled" (static, all layers, calibrated with the example:
-    enough for times, not for accuracy), "onnxruntime" (where installed).  A network that is in int8 already has the forms
-    "int8 eager" and "int8 compiled".  A form that cannot be had is left out; `missing_forms` says why.
+    enough for times, not for accuracy), "onnxruntime" and "openvino" (where installed), "openvino bf16" (with AMX).  A network
+    that is in int8 already has the forms "int8 eager" and "int8 compiled".  A form that cannot be had is left out; `missing_forms` says why.
 
     Args:
         only: names of the forms that are wanted; None: all.
@@ -165,6 +139,8 @@ def tried(model: nn.Module, example: Any, only: Collection[str] | None = None) -
             "bf16 compiled": lambda: compiled_bf16(model, example),
             "int8 compiled": lambda: int8(model, example),
             "onnxruntime": lambda: onnx(model, example),
+            "openvino": lambda: openvino(model, example),
+            "openvino bf16": lambda: openvino(model, example, "bf16"),
         }
     for name, make in makers.items():
         if only is not None and name not in only:

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from limbeck import record
 from limbeck.data import to_batch
@@ -118,11 +118,9 @@ def export(
             raise HyperParameterError(
                 f"classes has {len(classes)} names, and the network gives {logits.shape[-1]} logits; one name for each"
             )
-        program = _is_program(model)
-        if program and to == "safetensors":
-            raise HyperParameterError(
-                "an int8 program is a graph, no weights in a structure; --to onnx or --to torch keep it whole"
-            )
+        program = taken.in_int8
+        if program and format.floats_only:
+            raise HyperParameterError(f"{format.floats_only}; --to onnx or --to torch keep it whole")
         calibrated = format.calibrates and not program
         batches = _batches("calibration", calibration) if calibrated else []
         if calibrated and not batches:
@@ -162,12 +160,6 @@ def _batches(what: str, given: Iterable[Any]) -> list[Batch]:
         return [to_batch(one) for one in given]
     except TypeError as error:
         raise HyperParameterError(f"{what} is a {type(given).__name__}; batches are a list or a loader") from error
-
-
-def _is_program(model: nn.Module) -> bool:
-    """Whether this is a network in int8 already: a graph with quantize and dequantize in it."""
-    graphs = [module.graph for module in model.modules() if isinstance(module, fx.GraphModule)]
-    return any("quantized_decomposed" in str(node.target) for graph in graphs for node in graph.nodes)
 
 
 def _told(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import warnings
@@ -45,12 +46,23 @@ def need_compiler() -> str:
 
 
 @contextmanager
-def quiet_others() -> Iterator[None]:
-    """Warnings of other packages about their own code are nothing that a user of limbeck could mend."""
-    with warnings.catch_warnings():
-        for kind in (DeprecationWarning, FutureWarning, PendingDeprecationWarning, UserWarning):
-            warnings.simplefilter("ignore", kind)
-        yield
+def quiet_others(*loggers: str) -> Iterator[None]:
+    """Warnings of other packages about their own code are nothing that a user of limbeck could mend.
+
+    Args:
+        loggers: names of those of whom only errors are heard; "" is the root, to which some packages speak.
+    """
+    heard = [(logger, logger.level) for logger in map(logging.getLogger, loggers)]
+    for logger, _ in heard:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            for kind in (DeprecationWarning, FutureWarning, PendingDeprecationWarning, UserWarning):
+                warnings.simplefilter("ignore", kind)
+            yield
+    finally:
+        for logger, level in heard:
+            logger.setLevel(level)
 
 
 def cause_of(error: BaseException) -> str:

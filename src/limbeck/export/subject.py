@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from limbeck.compress.parametrized import settle
 from limbeck.errors import LimbeckError, ShapeError, TensorTypeError
@@ -52,6 +52,12 @@ class Subject:
     def varargs(self) -> bool:
         """Whether `module` takes its inputs as ``*inputs``."""
         return isinstance(self.module, _Answers)
+
+    @property
+    def in_int8(self) -> bool:
+        """Whether this is a network in int8 already: a graph with quantize and dequantize in it."""
+        graphs = [module.graph for module in self.original.modules() if isinstance(module, fx.GraphModule)]
+        return any("quantized_decomposed" in str(node.target) for graph in graphs for node in graph.nodes)
 
 
 class _Answers(nn.Module):

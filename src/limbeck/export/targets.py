@@ -22,6 +22,7 @@ class Target:
         write, opened: the names of these functions there.
         calibrates: whether it looks at data.
         open_rows: whether the file takes any number of rows at once.
+        floats_only: why no network that is in int8 already can be written so; empty where it can.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Target:
     opened: str = "opened"
     calibrates: bool = False
     open_rows: bool = True
+    floats_only: str = ""
 
     @property
     def writer(self) -> Callable[..., dict[str, Any]]:
@@ -56,7 +58,13 @@ TARGETS = {
             write="write_compiled",
             opened="opened_compiled",
         ),
-        Target("safetensors", "weights and structure", "model.safetensors", "to_weights"),
+        Target(
+            "safetensors",
+            "weights and structure",
+            "model.safetensors",
+            "to_weights",
+            floats_only="an int8 program is a graph, no weights in a structure",
+        ),
         Target("openvino", "OpenVINO", "model.xml", "to_others", write="write_openvino", opened="opened_openvino"),
         Target(
             "executorch",
@@ -66,6 +74,7 @@ TARGETS = {
             write="write_executorch",
             opened="opened_executorch",
             open_rows=False,
+            floats_only="an int8 program has the integers of x86 processors, which ExecuTorch does not compute with",
         ),
     )
 }

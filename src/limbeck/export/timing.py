@@ -26,8 +26,15 @@ FORMS: tuple[str, ...] = (
     "int8 compiled",
     "onnxruntime",
     "onnxruntime int8",
+    "openvino",
+    "openvino bf16",
+    "openvino int8",
 )
 BASELINE = "eager"
+_FILES = {
+    "onnxruntime int8": lambda file, inputs: forms.session(file),
+    "openvino int8": forms.openvino,
+}  # of an ONNX file
 _COMPILED = frozenset({"compiled", "bf16 compiled", "int8 compiled"})
 
 
@@ -69,7 +76,7 @@ def time_run(
     """Time networks of a run in several forms, on one CPU thread, beside the original.
 
     "onnxruntime int8" is what ``limbeck export --to onnx-int8`` makes, calibrated with rows of the run; of a network that
-    is in int8 already, its graph in ONNX.  "int8 compiled" of a float network is calibrated with the timed batch alone:
+    is in int8 already, its graph in ONNX.  "openvino int8" is the same file in OpenVINO.  "int8 compiled" of a float network is calibrated with the timed batch alone:
     its time is right, its answers are rough.
 
     Args:
@@ -103,7 +110,7 @@ def time_run(
     times, missing = {}, {name: {} for name in names}
     with tempfile.TemporaryDirectory() as scratch, one_thread():
         files = {}
-        if "onnxruntime int8" in kept:
+        if kept & _FILES.keys():
             for name, network in networks.items():
                 say(f"writing {name} as ONNX in int8 ...")
                 files[name] = _onnx_int8(run, network, used, Path(scratch) / name)
@@ -115,8 +122,7 @@ def time_run(
                 for name, network in networks.items():
                     if some & _COMPILED:
                         say(f"compiling {name} for batches of {batch} ...")
-                    file = files.get(name) if "onnxruntime int8" in some else None
-                    for form, found in _forms(network, inputs, some, file):
+                    for form, found in _forms(network, inputs, some, files.get(name)):
                         if isinstance(found, str):
                             missing[name][form] = found
                         else:
@@ -135,10 +141,12 @@ def _forms(
     network: nn.Module, inputs: Tensor, kept: set[str], file: Path | str | None
 ) -> Iterator[tuple[str, nn.Module | str]]:
     yield from forms.tried(network, inputs, kept)
-    if isinstance(file, Path):
-        yield "onnxruntime int8", forms.session(str(file))
-    elif file is not None:
-        yield "onnxruntime int8", file
+    for form, make in _FILES.items():
+        if form in kept and file is not None:
+            try:
+                yield form, make(file, inputs) if isinstance(file, Path) else file
+            except LimbeckError as error:
+                yield form, str(error).partition("\n")[0]
 
 
 def _onnx_int8(run: OpenRun, network: nn.Module, seed: int, folder: Path) -> Path | str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +16,14 @@ from limbeck.phase import Batch
 
 FILE = "model.onnx"
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
+_TALKERS = ("", "torch.onnx", "onnxscript", "onnx_ir")  # onnxruntime's tools speak to the root logger
 _ONE_FILE = 1_500_000_000  # bytes of weights; an ONNX file ends at two gigabytes
 
 
 def write(subject: Subject, folder: Path) -> dict[str, Any]:
     """Write ``model.onnx``, the number of rows left open; returns what `deploy.json` says of it."""
     need("onnx", "onnx", *PACKAGES)
-    with quiet_others(), _quiet_log():
+    with quiet_others(*_TALKERS):
         try:
             program = torch.onnx.export(
                 subject.module,
@@ -60,7 +59,7 @@ def write_int8(subject: Subject, folder: Path, calibration: Iterable[Batch]) -> 
     whole, simple = folder / "float.onnx", folder / "simple.onnx"
     (folder / FILE).rename(whole)
     reader: Any = _Reader(subject, calibration)
-    with quiet_others(), _quiet_log():
+    with quiet_others(*_TALKERS):
         try:
             _simplify(quant_pre_process, whole, simple)
             quantize_static(
@@ -142,17 +141,3 @@ def _without_traces(model: Any) -> None:
             node.metadata_props.clear()
         for value in (*graph.inputs, *graph.outputs):
             value.metadata_props.clear()
-
-
-@contextmanager
-def _quiet_log() -> Iterator[None]:
-    """onnxruntime's tools speak to the root logger, torch's exporter to its own."""
-    loggers = [logging.getLogger(name) for name in (None, "torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels):
-            logger.setLevel(level)

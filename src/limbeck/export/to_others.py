@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from limbeck.errors import LimbeckError
+from limbeck.export import to_onnx
 from limbeck.export.needs import cause_of, need, quiet_others
 from limbeck.export.subject import Subject
 from limbeck.export.to_torch import program_of
@@ -18,16 +20,35 @@ OPENVINO = "model.xml"
 EXECUTORCH = "model.pte"
 
 
-def write_openvino(subject: Subject, folder: Path) -> dict[str, Any]:
-    """Write ``model.xml`` and ``model.bin``, the number of rows left open, weights in float32."""
-    need("openvino", "openvino", "openvino")
-    import openvino  # pyright: ignore[reportMissingImports]
+def _largest(x: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Adaptive max pooling to one position, which is a maximum; ExecuTorch has no operator for others."""
+    if tuple(size) != (1, 1):
+        return NotImplemented
+    found = x.amax((-2, -1), keepdim=True)
+    return found, torch.zeros_like(found, dtype=torch.int64)  # where it was; nothing reads this
 
-    with quiet_others():
+
+_DECOMPOSED: dict[Any, Callable[..., Any]] = {torch.ops.aten.adaptive_max_pool2d.default: _largest}
+
+
+def write_openvino(subject: Subject, folder: Path) -> dict[str, Any]:
+    """Write ``model.xml`` and ``model.bin``, the number of rows left open, weights in the precision that they have.
+
+    A network in int8 goes by way of ONNX: of torch's graphs OpenVINO knows only those in float.
+    """
+    need("openvino", "openvino", "openvino")
+    import openvino
+
+    with quiet_others(), TemporaryDirectory(dir=folder) as aside:
+        if subject.in_int8:
+            to_onnx.write(subject, Path(aside))
         try:
-            model = openvino.convert_model(subject.module, example_input=subject.example)
-            shapes = [openvino.PartialShape([-1, *tensor.shape[1:]]) for tensor in subject.example]
-            model.reshape(dict(zip(model.inputs, shapes)))
+            if subject.in_int8:
+                model = openvino.convert_model(Path(aside) / to_onnx.FILE)
+            else:
+                model = openvino.convert_model(subject.module, example_input=subject.example)
+                shapes = [openvino.PartialShape([-1, *tensor.shape[1:]]) for tensor in subject.example]
+                model.reshape(dict(zip(model.inputs, shapes)))
             openvino.save_model(model, str(folder / OPENVINO), compress_to_fp16=False)
         except Exception as error:
             raise LimbeckError(
@@ -39,7 +60,7 @@ def write_openvino(subject: Subject, folder: Path) -> dict[str, Any]:
 def opened_openvino(folder: Path, told: Mapping[str, Any]) -> Callable[[Sequence[Tensor]], Tensor]:
     """The file in OpenVINO, on the CPU: inputs in, logits out."""
     need("an OpenVINO file", "openvino", "openvino")
-    import openvino  # pyright: ignore[reportMissingImports]
+    import openvino
 
     # Its default on some processors is bfloat16; this is to give the network's own numbers.
     model = openvino.Core().compile_model(str(folder / told["file"]), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
@@ -54,14 +75,13 @@ def opened_openvino(folder: Path, told: Mapping[str, Any]) -> Callable[[Sequence
 def write_executorch(subject: Subject, folder: Path) -> dict[str, Any]:
     """Write ``model.pte`` for one row at a time, lowered to XNNPACK where that takes it."""
     need("executorch", "executorch", "executorch")
-    from executorch.backends.xnnpack.partition.xnnpack_partitioner import (  # pyright: ignore[reportMissingImports]
-        XnnpackPartitioner,
-    )
-    from executorch.exir import to_edge_transform_and_lower  # pyright: ignore[reportMissingImports]
-
     program = program_of(subject, open_rows=False)
-    with quiet_others():
+    with quiet_others("torch.utils._pytree"):
+        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+        from executorch.exir import to_edge_transform_and_lower
+
         try:
+            program = program.run_decompositions(_DECOMPOSED)
             lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
         except Exception as error:
             raise LimbeckError(
@@ -74,9 +94,10 @@ def write_executorch(subject: Subject, folder: Path) -> dict[str, Any]:
 def opened_executorch(folder: Path, told: Mapping[str, Any]) -> Callable[[Sequence[Tensor]], Tensor]:
     """The file in ExecuTorch, a row at a time: inputs in, logits out."""
     need("an ExecuTorch file", "executorch", "executorch")
-    from executorch.runtime import Runtime  # pyright: ignore[reportMissingImports]
+    with quiet_others("torch.utils._pytree"):
+        from executorch.runtime import Runtime
 
-    method = Runtime.get().load_program(folder / told["file"]).load_method("forward")
+        method: Any = Runtime.get().load_program(folder / told["file"]).load_method("forward")
 
     def run(inputs: Sequence[Tensor]) -> Tensor:
         rows = range(len(inputs[0]))

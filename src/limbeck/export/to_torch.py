@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from limbeck.export.subject import Subject
 FILE = "model.pt2"
 _STEPS = "quantized_decomposed"  # quantize and dequantize, in the graph of a network in int8
 _OPERATORS = "torch.ao.quantization.fx._decomposed"  # the module that registers these
+_COMPILER = "torch.utils.cpp_extension"  # that there is no GPU is no news to who asks for a file for CPUs
 _TALK = ("stack_trace", "from_node")  # where in somebody's source a node comes from, with the paths that it has there
 
 
@@ -71,7 +70,7 @@ def write_compiled(subject: Subject, folder: Path) -> dict[str, Any]:
     """Write ``model.pt2`` for ``torch._inductor.aoti_load_package``: machine code for processors like this one."""
     need_compiler()
     program = program_of(subject)
-    with quiet_others(), _quiet_log():
+    with quiet_others(_COMPILER):
         try:
             torch._inductor.aoti_compile_and_package(program, package_path=str(folder / FILE))
         except Exception as error:
@@ -83,7 +82,7 @@ def write_compiled(subject: Subject, folder: Path) -> dict[str, Any]:
 
 def opened_compiled(folder: Path, told: Mapping[str, Any]) -> Callable[[Sequence[Tensor]], Tensor]:
     """The compiled network: inputs in, logits out."""
-    with quiet_others(), _quiet_log():
+    with quiet_others(_COMPILER):
         try:
             module: Any = torch._inductor.aoti_load_package(str(folder / told["file"]))
         except Exception as error:
@@ -100,15 +99,3 @@ def _runs(module: Callable[..., Tensor]) -> Callable[[Sequence[Tensor]], Tensor]
             return module(*inputs)
 
     return run
-
-
-@contextmanager
-def _quiet_log() -> Iterator[None]:
-    """That there is no GPU is no news to who asks for a file for CPUs."""
-    logger = logging.getLogger("torch.utils.cpp_extension")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
