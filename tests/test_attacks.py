@@ -23,7 +23,8 @@ class Linear(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.tensor(weight))
         self.scale = scale
-        self.norm, self.drop = nn.BatchNorm1d(len(weight[0]), eps=0.0), nn.Dropout(0.9)
+        self.norm = nn.BatchNorm1d(len(weight[0]), eps=1e-30)  # nothing beside 1; torch 2.11 refuses zero
+        self.drop = nn.Dropout(0.9)
 
     def forward(self, x):
         return self.scale * self.drop(self.norm(x.flatten(1))) @ self.weight.T

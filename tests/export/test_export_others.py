@@ -14,6 +14,9 @@ from limbeck.export.making import export
 from limbeck.export.opening import open_export
 from limbeck.export.to_others import _largest
 
+for package in ("openvino", "executorch"):
+    pytest.importorskip(package)
+
 
 def network(name="digits_cnn_thin", channels=1, size=8):
     torch.manual_seed(0)

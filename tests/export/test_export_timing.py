@@ -19,6 +19,7 @@ from limbeck.runner import run
 from limbeck.settings import Optimizer, Training
 
 pytest.importorskip("onnxruntime")
+pytest.importorskip("openvino")
 pytest.importorskip("onnxscript")
 QUICK = ("eager", "onnxruntime", "onnxruntime int8", "openvino int8")
 

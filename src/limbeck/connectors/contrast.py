@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from limbeck.errors import DataError, ShapeError
+from limbeck.losses._checks import full_precision
 
 # How long the embeddings of the epochs before are, beside those of this epoch; a power of two rounds nothing.
 _FAINT = 2.0**-20
@@ -45,7 +46,7 @@ class Embedding(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.to(self.linear.weight.dtype)
-        with torch.autocast(x.device.type if torch.amp.is_autocast_available(x.device.type) else "cpu", enabled=False):
+        with full_precision(x):
             flat = x.mean(1) if x.ndim == 3 else x.flatten(2).mean(2) if x.ndim == 4 else x
             return F.normalize(self.linear(flat), dim=1)
 

@@ -58,6 +58,10 @@ def require_features(loss: str, who: str, x: Tensor) -> None:
         raise ShapeError(f"{loss}: the {who} is empty: it has the shape {shape(x)}")
 
 
+# Asked once: the compiler of torch 2.11 cannot follow the question.
+_WITH_AUTOCAST = frozenset(kind for kind in ("cpu", "cuda", "mps", "xpu") if torch.amp.is_autocast_available(kind))
+
+
 def exact(x: Tensor) -> Tensor:
     """The same numbers in float32 at least: half precision is for networks, not for losses."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
@@ -82,8 +86,7 @@ def pair(loss: str, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
 
 def full_precision(x: Tensor) -> torch.autocast:
     """A region in which autocast does not turn matrix products back into half precision."""
-    device = x.device.type
-    return torch.autocast(device if torch.amp.is_autocast_available(device) else "cpu", enabled=False)
+    return torch.autocast(x.device.type if x.device.type in _WITH_AUTOCAST else "cpu", enabled=False)
 
 
 def can_look(x: Tensor) -> bool:
