@@ -422,3 +422,26 @@ def test_two_processes_equal_one(tmp_path):
     for a, b in zip(one["stages"], two["stages"]):
         assert [r["images"] for r in a["runs"]] == [r["images"] for r in b["runs"]]
     assert two["status"] == "done"
+
+
+def test_finished_networks_are_measured_in_the_precision_asked_for(tmp_path, monkeypatch):
+    from limbeck.runner import shelf
+
+    seen = []
+
+    def watched(model, batches, **how):
+        seen.append((how["precision"], how["channels_last"]))
+        return real(model, batches, **how)
+
+    real = shelf.predictions
+    monkeypatch.setattr(shelf, "predictions", watched)
+    recipe = replace(small(), evaluation="bf16")
+    folder = run(recipe, out=tmp_path / "run", machine=ONE, quiet=True)
+    trained = small().stages[0].training
+    assert trained.precision == "fp32"
+    assert ("bf16", True) in seen  # of what was finished
+    assert ("fp32", False) in seen  # the validation during a training has that training's precision
+    told = record.read_json(folder / "run.json")
+    assert told["notes"] == ["finished networks are measured in bf16, those in int8 as they are"]
+    assert config.read_recipe(folder / "recipe.yaml").evaluation == "bf16"
+    assert 0 < told["stages"][0]["runs"][0]["last"]["test"]["accuracy"] <= 1

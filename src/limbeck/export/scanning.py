@@ -179,7 +179,7 @@ def _rows(run: OpenRun, rows: int) -> tuple[str, Images]:
 
 def _accuracy(run: OpenRun, judged: Images) -> Measure:
     def measure(network: nn.Module) -> float:
-        logits, targets = run.work.predict(network, judged)
+        logits, targets = run.work.measure(network, judged)
         return (logits.argmax(1) == targets).float().mean().item()
 
     return measure

@@ -143,7 +143,7 @@ def _keep(
     """Measure what a stage left, and put weights and result into its folder, the result last."""
     title, place = f"{stage.name} (seed {seed})", work.folder / work.place(stage, seed)
     model = model.to(work.team.device)
-    test, targets = work.predict(model, work.data.test)
+    test, targets = work.measure(model, work.data.test)
     found = {
         "seed": seed,
         "status": "done",
@@ -157,7 +157,7 @@ def _keep(
         "best": None,
         **told,
         "last": {
-            "validation": _finite(metrics(*work.predict(model, work.data.validation)), title, "validation"),
+            "validation": _finite(metrics(*work.measure(model, work.data.validation)), title, "validation"),
             "test": _finite(metrics(test, targets), title, "test"),
         },
         "agreement": {"test": agreement(test, _mean(teachers))} if teachers else None,
@@ -248,4 +248,4 @@ def _measured(work: Work, index: int, split: Literal["test", "validation"], name
             return done["last"][split]
     if split == "test":
         return metrics(work.test_logits(name, index, seed), work.data.test.labels.cpu())
-    return metrics(*work.predict(work.model(name, index, seed).to(work.team.device), work.data.validation))
+    return metrics(*work.measure(work.model(name, index, seed).to(work.team.device), work.data.validation))

@@ -54,6 +54,8 @@ def work_through(team: Team, recipe: Recipe, folder: Path, machine: Machine, qui
         try:
             for note in data.notes:
                 work.note(note)
+            if recipe.evaluation != "fp32":
+                work.note(f"finished networks are measured in {recipe.evaluation}, those in int8 as they are")
             work.write()
             for seed in recipe.seeds:
                 for index, stage in enumerate(recipe.plan):

@@ -21,6 +21,7 @@ _FIXED = {
     "data": "trials are compared on the same rows; of the data only data.augment may vary",
     "machine": "trials are compared on the same machine",
     "name": "every trial has its own",
+    "evaluation": "trials are measured alike",
     "baseline": "no trial is judged by it",
     SECTION: "a search does not search itself",
 }

@@ -1,0 +1,156 @@
+"""Turn the pieces of the effects study into its data and its page.
+
+    python benchmarks/effects/publish.py docs/results/effects-resnet8 runs/effects/resnet8-*
+
+writes NAME.json (every seed's numbers, curves, versions, commit, device), NAME.png and NAME.md.  Unfinished pieces may be
+given: what is not there is said to be missing.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from publish import accuracies, compared, mean_of, merged, read, said, teachers, told
+
+from limbeck.stats import summarise
+
+mpl.use("agg")
+from matplotlib import pyplot as plt
+
+LONG = "alone-long"  # the second baseline: labels alone, for as long as KD took
+
+
+def quiet_seconds(stage: dict[str, Any]) -> float | None:
+    """What a training would have taken on a core of its own: each phase's fastest epoch, of all seeds, times its epochs.
+
+    The pieces ran beside other work, which makes epochs slower and none faster.
+    """
+    fastest: dict[str, float] = {}
+    epochs: dict[str, int] = {}
+    for run in stage["runs"]:
+        before, count = 0.0, dict.fromkeys(epochs, 0)
+        for phase, seconds in run["epoch_seconds"]:
+            took, before = seconds - before, seconds
+            if took > 0:  # a run that went on after a stop counts from there
+                fastest[phase] = min(took, fastest.get(phase, took))
+            count[phase] = count.get(phase, 0) + 1
+        epochs |= {phase: max(n, epochs.get(phase, 0)) for phase, n in count.items()}
+    return sum(fastest[phase] * epochs[phase] for phase in fastest) if fastest else None
+
+
+def with_epochs(folder: Path) -> dict[str, Any]:
+    """A piece's record, with the clock at the end of every epoch."""
+    run = read(folder)
+    for stage in run["stages"]:
+        for r in stage.get("runs", ()):
+            lines = map(json.loads, (folder / r["folder"] / "steps.jsonl").read_text().splitlines())
+            r["epoch_seconds"] = [(line["phase"], line["seconds"]) for line in lines if line["kind"] == "epoch"]
+    return run
+
+
+def ordered(stages: list[dict[str, Any]], base: dict[int, float]) -> list[dict[str, Any]]:
+    return sorted(stages, key=lambda s: -(d.mean if (d := compared(s, base)) else -1e9))
+
+
+def table(stages: list[dict[str, Any]], baseline: str) -> list[str]:
+    by_name = {s["name"]: s for s in stages}
+    base, long = (accuracies(by_name[name], "test") for name in (baseline, LONG))
+    alone = quiet_seconds(by_name[baseline])
+    lines = [
+        f"| method | test accuracy, % | against {baseline}, points | against {LONG}, points | agreement with teacher | cost |",
+        "|---|---|---|---|---|---|",
+    ]
+    for s in ordered(stages, base):
+        cost = quiet_seconds(s)
+        against = [
+            "baseline" if s["name"] == name else told(compared(s, b)) for name, b in ((baseline, base), (LONG, long))
+        ]
+        values = list(accuracies(s, "test").values())
+        lines.append(
+            f"| {s['name']} | {said(summarise(values) if values else None)} | {' | '.join(against)} "
+            f"| {mean_of(s, lambda r: (r['agreement'] or {}).get('test'))} "
+            f"| {f'{cost / alone:.1f}×' if cost and alone else '-'} |"
+        )
+    return lines
+
+
+def picture(stages: list[dict[str, Any]], baseline: str, path: Path) -> None:
+    """Gains with their intervals, and beside them what they cost."""
+    by_name = {s["name"]: s for s in stages}
+    base = accuracies(by_name[baseline], "test")
+    shown = [(s, d) for s in ordered(stages, base) if s["name"] != baseline and (d := compared(s, base))][::-1]
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(9, 0.27 * len(shown) + 1.2), sharey=True, width_ratios=(3, 1), layout="constrained"
+    )
+    for y, (_, d) in enumerate(shown):
+        if d.low is not None and d.high is not None:
+            left.plot([d.low, d.high], [y, y], color="0.4", lw=2)
+        left.plot([v for _, v in d.differences], [y] * len(d.differences), "|", ms=8, color="0.6")
+        left.plot(d.mean, y, "D", ms=5, color="tab:blue")
+    left.axvline(0, color="0.2", lw=1)
+    if LONG in by_name and (d := compared(by_name[LONG], base)):
+        left.axvline(d.mean, color="tab:orange", lw=1, ls="--", label=f"{LONG}: labels only, as long as KD takes")
+        left.legend(loc="lower right", fontsize=8)
+    lowest = min((d.mean for _, d in shown), default=0.0)
+    left.set_xlim(left=max(left.get_xlim()[0], lowest - 12))  # one wild interval must not flatten all others
+    left.set_yticks(range(len(shown)), [s["name"] for s, _ in shown], fontsize=8)
+    left.set_xlabel(f"test accuracy minus {baseline}, points\ndiamond: mean, bar: 95 % interval, ticks: seeds")
+    alone = quiet_seconds(by_name[baseline]) or 1.0
+    right.barh(range(len(shown)), [(quiet_seconds(s) or 0.0) / alone for s, _ in shown], color="0.7")
+    right.set_xlabel(f"cost\ntimes {baseline}")
+    figure.savefig(path, dpi=110)
+
+
+def main(target: Path, folders: list[Path]) -> None:
+    runs = [with_epochs(folder) for folder in folders]
+    run, stages = runs[0], merged(runs)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    kept = {k: run[k] for k in ("name", "recipe", "versions", "machine", "data", "baseline")}
+    kept |= {"commits": sorted({str(r["commit"]) for r in runs}), "stages": stages, "teachers": teachers(run, stages)}
+    target.with_suffix(".json").write_text(json.dumps(kept, indent=1) + "\n")
+    baseline = run["baseline"]
+    picture(stages, baseline, target.with_suffix(".png"))
+    rows, seeds = run["data"]["rows"], sorted({r["seed"] for s in stages for r in s["runs"]})
+    missing = [f"{s['name']} (seed {seed})" for s in stages for seed in seeds if seed not in accuracies(s, "test")]
+    used, epochs = (next(s for s in stages if s["name"] == baseline)["runs"][0][k] for k in ("rows", "epochs"))
+    picture_name, data_name = (target.with_suffix(f".{kind}").name for kind in ("png", "json"))
+    body = [
+        f"# {run['name']}: every method on one student",
+        "",
+        f"{run['data']['source']}: {used:,} of the {rows['train']:,} training images for {epochs} epochs, for every method alike; "
+        f"{rows['test']:,} test images, on which the weights of the last epoch are measured once. Seeds {', '.join(map(str, seeds))}; a seed "
+        "decides the rows, the starting weights and the order for all methods alike. ± is the standard deviation over "
+        "seeds. Differences are paired by seed, with their 95 % t interval, each for itself: of thirty true zeros, one or "
+        "two would look clear.",
+        "",
+        *(
+            f"Teacher: {name}, {value:.2f} % on the test part (one network, shared by all seeds)."
+            for name, value in kept["teachers"].items()
+        ),
+        "",
+        f"Settings are each method's preset `benchmark`, or its defaults where nothing is published, chosen for 240 epochs on all "
+        f"rows: nothing was tuned, here or on the test part. `{LONG}` has the labels alone for as long as KD took. The cost is "
+        f"the time of a training, as many times as `{baseline}` took, by the fastest epochs; validation is in it, the teacher's own training not.",
+        "",
+        *table(stages, baseline),
+        "",
+        *([f"Not finished: {', '.join(missing)}.", ""] if missing else []),
+        f"![Gain of each method over {baseline} with its interval, and its cost]({picture_name})",
+        "",
+        f"Limbeck {run['versions']['limbeck']}, commit {', '.join(kept['commits'])}, torch {run['versions']['torch']}, "
+        f"{run['machine']['processor']}, {run['machine']['threads']} thread. The data behind this page: [{data_name}]({data_name}).",
+        "",
+    ]
+    target.with_suffix(".md").write_text("\n".join(body))
+    print("\n".join(body))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), [Path(a) for a in sys.argv[2:]])
