@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from limbeck import losses
 from limbeck.errors import TargetError
-from limbeck.methods.terms import check_logits, cross_entropy, off, require_targets, require_temperature
-from limbeck.phase import Batch, Cast, Models, Moment, Phase, Term, Update
+from limbeck.methods.terms import check_logits, cross_entropy, distill_logits, off, require_targets, require_temperature
+from limbeck.phase import Batch, Cast, Moment, Phase, Term
 from limbeck.settings import Presets, Weight, at, require_weights
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
-
-_BOTH: dict[str, tuple[str, ...]] = {"student": (), "teacher": ()}
-_STUDENT: dict[str, tuple[str, ...]] = {"student": ("student",)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,19 +50,15 @@ class ConfidenceWeighted:
 
     def phases(self, cast: Cast) -> Sequence[Phase]:
         """One phase, "distill", with the term "cwtm"."""
-        modules = cast.pick("student", "teacher")
         check_logits(cast, columns=2, instead="there is no such method for a single logit")
         _require_labels(cast.example)
+        return (distill_logits(cast, self._terms),)
 
-        def step(models: Models, batch: Batch, moment: Moment) -> Iterator[Update]:
-            _require_labels(batch)
-            teacher, student = models["teacher"](batch.inputs).logits, models["student"](batch.inputs).logits
-            shares = confidence_shares(teacher, temperature=self.temperature)
-            # times the batch, because the mean over it is taken later
-            value = len(shares) * shares * losses.cross_entropy(student, batch.targets)
-            yield Update("student", {"cwtm": Term(value)})
-
-        return (Phase(name="distill", modules=modules, trains=_STUDENT, taps=_BOTH, step=step),)
+    def _terms(self, student: Tensor, teacher: Tensor, batch: Batch, moment: Moment) -> dict[str, Term]:
+        _require_labels(batch)
+        shares = confidence_shares(teacher, temperature=self.temperature)
+        # times the batch, because the mean over it is taken later
+        return {"cwtm": Term(len(shares) * shares * losses.cross_entropy(student, batch.targets))}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,20 +99,16 @@ class DarkKnowledgePermuted:
 
     def phases(self, cast: Cast) -> Sequence[Phase]:
         """One phase, "distill", with the terms "ce" (if it is on) and "dkpp"."""
-        modules = cast.pick("student", "teacher")
         require_targets(cast.example, self.hard)
         check_logits(cast, columns=2, instead="there is nothing to shuffle in a single logit")
+        return (distill_logits(cast, self._terms),)
 
-        def step(models: Models, batch: Batch, moment: Moment) -> Iterator[Update]:
-            teacher, student = models["teacher"](batch.inputs).logits, models["student"](batch.inputs).logits
-            terms = cross_entropy(student, batch, moment, weight=self.hard)
-            if not off(self.soft):
-                shuffled = permute_others(teacher, moment.generator)
-                value = losses.kd_kl(student, shuffled, temperature=self.temperature)
-                terms["dkpp"] = Term(value, at(self.soft, moment))
-            yield Update("student", terms)
-
-        return (Phase(name="distill", modules=modules, trains=_STUDENT, taps=_BOTH, step=step),)
+    def _terms(self, student: Tensor, teacher: Tensor, batch: Batch, moment: Moment) -> dict[str, Term]:
+        terms = cross_entropy(student, batch, moment, weight=self.hard)
+        if not off(self.soft):
+            shuffled = permute_others(teacher, moment.generator)
+            terms["dkpp"] = Term(losses.kd_kl(student, shuffled, temperature=self.temperature), at(self.soft, moment))
+        return terms
 
 
 def confidence_shares(teacher: Tensor, *, temperature: float = 1.0) -> Tensor:

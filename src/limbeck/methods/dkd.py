@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from limbeck import losses
 from limbeck.errors import TargetError
-from limbeck.methods.terms import check_logits, cross_entropy, off, require_temperature
-from limbeck.phase import Batch, Cast, Models, Moment, Phase, Term, Update
+from limbeck.methods.terms import check_logits, cross_entropy, distill_logits, off, require_temperature
+from limbeck.phase import Batch, Cast, Moment, Phase, Term
 from limbeck.settings import Presets, Ramp, Weight, at, require_weights
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _WARMUP = Ramp(start=0.0, end=1.0, epochs=20)
 
@@ -70,31 +73,20 @@ class DKD:
 
     def phases(self, cast: Cast) -> Sequence[Phase]:
         """One phase, "distill", with the terms "ce", "tckd" and "nckd"."""
-        modules = cast.pick("student", "teacher")
         _require_labels(cast.example)
         check_logits(cast, columns=2, instead="there is no other class than the target; use sigmoid_kd (SigmoidKD)")
+        return (distill_logits(cast, self._terms),)
 
-        def step(models: Models, batch: Batch, moment: Moment) -> Iterator[Update]:
-            _require_labels(batch)
-            teacher, student = models["teacher"](batch.inputs).logits, models["student"](batch.inputs).logits
-            terms = cross_entropy(student, batch, moment, weight=self.hard)
-            for name, weight, alpha, beta in (("tckd", self.alpha, 1.0, 0.0), ("nckd", self.beta, 0.0, 1.0)):
-                if not off(weight) and not off(self.soft):
-                    value = losses.dkd(
-                        student, teacher, targets=batch.targets, temperature=self.temperature, alpha=alpha, beta=beta
-                    )
-                    terms[name] = Term(value, at(self.soft, moment) * at(weight, moment))
-            yield Update("student", terms)
-
-        return (
-            Phase(
-                name="distill",
-                modules=modules,
-                trains={"student": ("student",)},
-                taps={"student": (), "teacher": ()},
-                step=step,
-            ),
-        )
+    def _terms(self, student: Tensor, teacher: Tensor, batch: Batch, moment: Moment) -> dict[str, Term]:
+        _require_labels(batch)
+        terms = cross_entropy(student, batch, moment, weight=self.hard)
+        for name, weight, alpha, beta in (("tckd", self.alpha, 1.0, 0.0), ("nckd", self.beta, 0.0, 1.0)):
+            if not off(weight) and not off(self.soft):
+                value = losses.dkd(
+                    student, teacher, targets=batch.targets, temperature=self.temperature, alpha=alpha, beta=beta
+                )
+                terms[name] = Term(value, at(self.soft, moment) * at(weight, moment))
+        return terms
 
 
 def _require_labels(batch: Batch) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from limbeck import losses
 from limbeck.errors import HyperParameterError, ShapeError, TargetError
-from limbeck.methods.terms import cross_entropy, off, require_targets, require_temperature
-from limbeck.phase import Batch, Cast, Models, Moment, Phase, Term, Update
+from limbeck.methods.terms import cross_entropy, distill_logits, off, require_targets, require_temperature
+from limbeck.phase import Batch, Cast, Moment, Phase, Term
 from limbeck.settings import Presets, Weight, at, require_choice, require_weights
 
 if TYPE_CHECKING:
@@ -67,12 +67,10 @@ class GroupedKD:
 
     def phases(self, cast: Cast) -> Sequence[Phase]:
         """One phase, "distill", with the terms "ce" and "kd"."""
-        modules = cast.pick("student", "teacher")
         require_targets(cast.example, self.hard)
         groups = self._settle(cast)
 
-        def step(models: Models, batch: Batch, moment: Moment) -> Iterator[Update]:
-            teacher, student = models["teacher"](batch.inputs).logits, models["student"](batch.inputs).logits
+        def terms_of(student: Tensor, teacher: Tensor, batch: Batch, moment: Moment) -> dict[str, Term]:
             if self.labels == "fine" and not off(self.hard):
                 require_targets(batch, self.hard)
                 batch = batch._replace(targets=coarse(batch.targets, groups))
@@ -80,26 +78,19 @@ class GroupedKD:
             if not off(self.soft):
                 value = losses.kd_grouped(student, teacher, groups=groups, temperature=self.temperature)
                 terms["kd"] = Term(value, at(self.soft, moment))
-            yield Update("student", terms)
+            return terms
 
         sizes = ", ".join(str(len(group)) for group in groups)
-        return (
-            Phase(
-                name="distill",
-                modules=modules,
-                trains={"student": ("student",)},
-                taps={"student": (), "teacher": ()},
-                step=step,
-                notes=() if self.groups is None else (f"{len(groups)} groups of the teacher's classes, of {sizes}",),
-            ),
-        )
+        notes = () if self.groups is None else (f"{len(groups)} groups of the teacher's classes, of {sizes}",)
+        return (distill_logits(cast, terms_of, notes=notes),)
 
     def _settle(self, cast: Cast) -> tuple[tuple[int, ...], ...]:
         """The groups, and a look whether both networks have their classes."""
         from limbeck import taps
         from limbeck.losses.mixture import require_partition
 
-        looks = {role: taps.look(cast.models[role], cast.example.inputs, ()).logits for role in ("student", "teacher")}
+        pair = cast.pick("student", "teacher")
+        looks = {role: taps.look(model, cast.example.inputs, ()).logits for role, model in pair.items()}
         ours, theirs = (look.shape[1] if look.ndim > 1 else 1 for look in looks.values())
         groups = tuple((c,) for c in range(theirs)) if self.groups is None else self.groups
         if len(groups) != ours:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from limbeck import losses
-from limbeck.methods.terms import check_logits, cross_entropy, off, require_targets, require_temperature
-from limbeck.phase import Batch, Cast, Models, Moment, Phase, Term, Update
+from limbeck.methods.terms import check_logits, cross_entropy, distill_logits, off, require_targets, require_temperature
+from limbeck.phase import Batch, Cast, Moment, Phase, Term
 from limbeck.settings import Presets, Weight, at, finite, require, require_choice, require_weights
 
 if TYPE_CHECKING:
@@ -69,35 +69,22 @@ class NoisyTeacher:
 
     def phases(self, cast: Cast) -> Sequence[Phase]:
         """One phase, "distill", with the terms "ce", and "logits" or "kd"."""
-        modules = cast.pick("student", "teacher")
         require_targets(cast.example, self.hard)
         if self.form == "kd":
             check_logits(cast, columns=2, instead='use form="logits" for a single logit')
         else:
             check_logits(cast)
+        return (distill_logits(cast, self._terms),)
 
-        def step(models: Models, batch: Batch, moment: Moment) -> Iterator[Update]:
-            teacher, student = models["teacher"](batch.inputs).logits, models["student"](batch.inputs).logits
-            terms = cross_entropy(student, batch, moment, weight=self.hard)
-            if not off(self.soft):
-                shaken = disturbed(teacher, alpha=self.alpha, sigma=self.sigma, generator=moment.generator)
-                if self.form == "kd":
-                    terms["kd"] = Term(
-                        losses.kd_kl(student, shaken, temperature=self.temperature), at(self.soft, moment)
-                    )
-                else:
-                    terms["logits"] = Term(losses.logit_l2(student, shaken), at(self.soft, moment))
-            yield Update("student", terms)
-
-        return (
-            Phase(
-                name="distill",
-                modules=modules,
-                trains={"student": ("student",)},
-                taps={"student": (), "teacher": ()},
-                step=step,
-            ),
-        )
+    def _terms(self, student: Tensor, teacher: Tensor, batch: Batch, moment: Moment) -> dict[str, Term]:
+        terms = cross_entropy(student, batch, moment, weight=self.hard)
+        if not off(self.soft):
+            shaken = disturbed(teacher, alpha=self.alpha, sigma=self.sigma, generator=moment.generator)
+            if self.form == "kd":
+                terms["kd"] = Term(losses.kd_kl(student, shaken, temperature=self.temperature), at(self.soft, moment))
+            else:
+                terms["logits"] = Term(losses.logit_l2(student, shaken), at(self.soft, moment))
+        return terms
 
 
 def disturbed(logits: Tensor, *, alpha: float, sigma: float, generator: Generator) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from limbeck import losses
 from limbeck.errors import TargetError
@@ -12,13 +12,16 @@ from limbeck.methods.terms import (
     check_logits,
     cross_entropy,
     device_of,
+    distill_logits,
     off,
     require_targets,
     require_temperature,
-    soft_targets,
 )
 from limbeck.phase import Batch, Cast, Models, Moment, Phase, Term, Update
 from limbeck.settings import Presets, Weight, at, require, require_weights
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _BOTH: dict[str, tuple[str, ...]] = {"student": (), "teacher": ()}
 _STUDENT: dict[str, tuple[str, ...]] = {"student": ("student",)}
@@ -126,19 +129,15 @@ class KD:
 
     def phases(self, cast: Cast) -> Sequence[Phase]:
         """One phase, "distill", with the terms "ce" and "kd"."""
-        modules = cast.pick("student", "teacher")
         require_targets(cast.example, self.hard)
         check_logits(cast, columns=2, instead="use sigmoid_kd (SigmoidKD) for a single logit")
+        return (distill_logits(cast, self._terms),)
 
-        def step(models: Models, batch: Batch, moment: Moment) -> Iterator[Update]:
-            teacher, student = models["teacher"](batch.inputs), models["student"](batch.inputs)
-            yield Update(
-                "student",
-                cross_entropy(student.logits, batch, moment, weight=self.hard, label_smoothing=self.label_smoothing)
-                | soft_targets(student, teacher, moment, weight=self.soft, temperature=self.temperature),
-            )
-
-        return (Phase(name="distill", modules=modules, trains=_STUDENT, taps=_BOTH, step=step),)
+    def _terms(self, student: Tensor, teacher: Tensor, batch: Batch, moment: Moment) -> dict[str, Term]:
+        terms = cross_entropy(student, batch, moment, weight=self.hard, label_smoothing=self.label_smoothing)
+        if not off(self.soft):
+            terms["kd"] = Term(losses.kd_kl(student, teacher, temperature=self.temperature), at(self.soft, moment))
+        return terms
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,23 +179,18 @@ class SigmoidKD:
 
     def phases(self, cast: Cast) -> Sequence[Phase]:
         """One phase, "distill", with the terms "bce" and "kd"."""
-        modules = cast.pick("student", "teacher")
         require_targets(cast.example, self.hard)
         check_logits(cast)
+        return (distill_logits(cast, self._terms),)
 
-        def step(models: Models, batch: Batch, moment: Moment) -> Iterator[Update]:
-            teacher, student = models["teacher"](batch.inputs).logits, models["student"](batch.inputs).logits
-            terms: dict[str, Term] = {}
-            if not off(self.hard):
-                require_targets(batch, self.hard)
-                value = losses.sigmoid_cross_entropy(student, batch.targets)
-                terms["bce"] = Term(value, at(self.hard, moment))
-            if not off(self.soft):
-                value = losses.kd_sigmoid(student, teacher, temperature=self.temperature)
-                terms["kd"] = Term(value, at(self.soft, moment))
-            yield Update("student", terms)
-
-        return (Phase(name="distill", modules=modules, trains=_STUDENT, taps=_BOTH, step=step),)
+    def _terms(self, student: Tensor, teacher: Tensor, batch: Batch, moment: Moment) -> dict[str, Term]:
+        terms: dict[str, Term] = {}
+        if not off(self.hard):
+            require_targets(batch, self.hard)
+            terms["bce"] = Term(losses.sigmoid_cross_entropy(student, batch.targets), at(self.hard, moment))
+        if not off(self.soft):
+            terms["kd"] = Term(losses.kd_sigmoid(student, teacher, temperature=self.temperature), at(self.soft, moment))
+        return terms
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from limbeck import losses
 from limbeck.errors import ShapeError, TargetError
-from limbeck.phase import Batch, Cast, Moment, Seen, Term
+from limbeck.phase import Batch, Cast, Models, Moment, Phase, Seen, Term, Update
 from limbeck.settings import Ramp, Weight, at, finite, require
 
 if TYPE_CHECKING:
@@ -67,6 +67,31 @@ def soft_targets(
         return {}
     value = losses.kd_kl(student.logits, teacher.logits, temperature=temperature)
     return {"kd": Term(value, at(weight, moment))}
+
+
+def distill_logits(
+    cast: Cast, terms: Callable[[Tensor, Tensor, Batch, Moment], dict[str, Term]], *, notes: tuple[str, ...] = ()
+) -> Phase:
+    """The phase "distill" of a method that looks at nothing but both networks' logits.
+
+    Args:
+        cast: has a student, which is trained, and a teacher.
+        terms: what the loss consists of, from the student's logits, the teacher's, the batch and the moment.
+        notes: what the user should know of it.
+    """
+
+    def step(models: Models, batch: Batch, moment: Moment) -> Iterator[Update]:
+        teacher, student = models["teacher"](batch.inputs).logits, models["student"](batch.inputs).logits
+        yield Update("student", terms(student, teacher, batch, moment))
+
+    return Phase(
+        name="distill",
+        modules=cast.pick("student", "teacher"),
+        trains={"student": ("student",)},
+        taps={"student": (), "teacher": ()},
+        step=step,
+        notes=notes,
+    )
 
 
 def device_of(inputs: Any) -> device:
