@@ -89,9 +89,14 @@ def read(folder: Path) -> dict[str, Any]:
     run = json.loads((folder / "run.json").read_text())
     for stage in run["stages"]:
         for r in stage.get("runs", ()):
-            lines = map(json.loads, (folder / r["folder"] / "steps.jsonl").read_text().splitlines())
-            r["validation_by_epoch"] = [line["validation"] for line in lines if line.get("validation")]
+            r["validation_by_epoch"] = [line["validation"] for line in steps(folder, r) if line.get("validation")]
     return run
+
+
+def steps(folder: Path, repetition: dict[str, Any]) -> list[dict[str, Any]]:
+    """The log of a training; nothing for a network that was compressed and not trained."""
+    log = folder / repetition["folder"] / "steps.jsonl"
+    return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
 
 
 def merged(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ import matplotlib as mpl
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from publish import accuracies, merged, read, said
+from publish import accuracies, merged, read, said, told
 
 from limbeck.stats import paired, summarise
 
@@ -51,7 +51,7 @@ def table(stages: list[dict[str, Any]], original: dict[str, Any], name: str) -> 
     ]
     for stage in stages:
         values = accuracies(stage, "test")
-        alike = [r["original"]["test"] for r in stage["runs"] if r.get("original")]
+        alike = [r["original"]["agreement"] for r in stage["runs"] if r.get("original")]
         lines.append(
             f"| {stage['name']} | {said(summarise(list(values.values())))} | {kept(values, base)} "
             f"| {100 * summarise(alike).mean:.1f} | {' | '.join(spent(stage['cost'], key) for key in columns)} |"
@@ -61,13 +61,41 @@ def table(stages: list[dict[str, Any]], original: dict[str, Any], name: str) -> 
     return "\n".join(lines)
 
 
+def tuning(stages: list[dict[str, Any]]) -> list[str]:
+    """What training afterwards gives back, from the labels and with KD, side by side; nothing where no stage has both."""
+    by_name = {stage["name"]: accuracies(stage, "test") for stage in stages}
+    both = [n for n in by_name if by_name[n] and by_name.get(f"{n}-labels") and by_name.get(f"{n}-kd")]
+    if not both:
+        return []
+    lines = [
+        "## Training afterwards",
+        "",
+        "| network | as it came out, % | tuned from labels, % | tuned with KD, % | KD against labels, points | with KD, against "
+        f"{both[0]}, points |",
+        "|" + "---|" * 6,
+    ]
+    first = by_name[f"{both[0]}-kd"]
+    for name in sorted(both, key=lambda n: -summarise(list(by_name[f"{n}-kd"].values())).mean):
+        parts = (by_name[name], by_name[f"{name}-labels"], by_name[f"{name}-kd"])
+        cells = [said(summarise(list(values.values()))) for values in parts]
+        gains = [told(paired(*shared(parts[2], parts[1]))), told(paired(*shared(parts[2], first)))]
+        lines.append(f"| {name} | {' | '.join(cells)} | {gains[0]} | {'' if name == both[0] else gains[1]} |")
+    return [*lines, ""]
+
+
+def shared(values: dict[int, float], others: dict[int, float]) -> tuple[dict[int, float], dict[int, float]]:
+    """Both, of the seeds that both have."""
+    seeds = sorted(set(values) & set(others))
+    return {s: values[s] for s in seeds}, {s: others[s] for s in seeds}
+
+
 def picture(stages: list[dict[str, Any]], original: dict[str, Any], name: str, path: Path) -> None:
     """Accuracy against arithmetic and against bytes; tuned networks filled."""
     figure, pair = plt.subplots(1, 2, figsize=(11, 5), layout="constrained", sharey=True)
     for axes, key, unit, label in zip(pair, ("macs", "bytes"), (1e6, 1024), ("MACs, millions", "file, KiB")):
         for stage in stages:
             values = accuracies(stage, "test")
-            if not values or not stage["cost"]:
+            if not values or not stage["cost"] or stage["part_of"]:
                 continue
             x, y = stage["cost"][key] / unit, summarise(list(values.values())).mean
             colour = (
@@ -91,28 +119,31 @@ def main(target: Path, folders: list[Path]) -> None:
     runs = [read(folder) for folder in folders]
     stages = merged(runs)
     (name, original), *_ = runs[0]["models"].items()
-    told = {k: runs[0][k] for k in ("name", "recipe", "versions", "machine", "data")}
-    told |= {
+    about = {k: runs[0][k] for k in ("name", "recipe", "versions", "machine", "data")}
+    about |= {
         "commits": sorted({str(r["commit"]) for r in runs}),
         "original": {"name": name, **original},
         "stages": stages,
     }
-    target.with_suffix(".json").write_text(json.dumps(told, indent=1) + "\n")
+    target.with_suffix(".json").write_text(json.dumps(about, indent=1) + "\n")
     picture(stages, original, original["network"], target.with_suffix(".png"))
-    rows, seeds = told["data"]["rows"], sorted({r["seed"] for s in stages for r in s["runs"]})
+    rows, seeds = about["data"]["rows"], sorted({r["seed"] for s in stages for r in s["runs"]})
     body = [
-        f"# {told['name']}",
+        f"# {about['name']}",
         "",
-        f"{told['data']['source']}: {rows['train']:,} training, {rows['validation']:,} validation, {rows['test']:,} test images. "
+        f"{about['data']['source']}: {rows['train']:,} training, {rows['validation']:,} validation, {rows['test']:,} test images. "
         f"Seeds {', '.join(map(str, seeds))} of everything after the original, which is one network. The weights of the last epoch "
         "are measured, once, on the test part. ± is the standard deviation over seeds, brackets are 95 % t intervals. Sizes and times "
         "are of the first seed; times are medians of one thread, all networks of a run in turn.",
         "",
-        table(stages, original, original["network"]),
+        *tuning(stages),
+        "## Every network",
+        "",
+        table([s for s in stages if not s["part_of"]], original, original["network"]),
         "",
         f"![accuracy against cost]({target.name}.png)",
         "",
-        f"Commits {', '.join(told['commits'])}; torch {told['versions']['torch']}; {told['machine'].get('processor', '')}.",
+        f"Commits {', '.join(about['commits'])}; torch {about['versions']['torch']}; {about['machine'].get('processor', '')}.",
         "",
     ]
     target.with_suffix(".md").write_text("\n".join(body))

@@ -17,7 +17,7 @@ import matplotlib as mpl
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from publish import accuracies, compared, mean_of, merged, read, said, teachers, told
+from publish import accuracies, compared, mean_of, merged, read, said, steps, teachers, told
 
 from limbeck.stats import summarise
 
@@ -50,8 +50,8 @@ def with_epochs(folder: Path) -> dict[str, Any]:
     run = read(folder)
     for stage in run["stages"]:
         for r in stage.get("runs", ()):
-            lines = map(json.loads, (folder / r["folder"] / "steps.jsonl").read_text().splitlines())
-            r["epoch_seconds"] = [(line["phase"], line["seconds"]) for line in lines if line["kind"] == "epoch"]
+            ends = (line for line in steps(folder, r) if line["kind"] == "epoch")
+            r["epoch_seconds"] = [(line["phase"], line["seconds"]) for line in ends]
     return run
 
 
