@@ -1,11 +1,12 @@
-"""The compression studies, in pieces: scores, ranks, bits, chains, each on one network with one seed.
+"""The compression studies, in pieces: scores, ranks, bits, chains, tickets, each on one network with one seed.
 
     python benchmarks/compress/run.py scores-50 resnet56 0                 # into runs/compress/resnet56-scores-50-0
     python benchmarks/compress/run.py chains vgg16 1 --out FOLDER          # ... or elsewhere
     python benchmarks/compress/run.py --list                               # the pieces, and what each makes
 
 A piece that was stopped goes on with the same command.  What several seeds found is put together by
-``python benchmarks/compress/publish.py docs/results/compress-resnet56-scores-50 runs/compress/resnet56-scores-50-*``.
+``python benchmarks/compress/publish.py docs/results/compress-resnet56-scores-50 runs/compress/resnet56-scores-50-*``, of tickets,
+which begin with a small network's random weights, by ``python benchmarks/publish.py``.
 Run from the root of the checkout; the originals are made by original.yaml and original-vgg16.yaml.
 """
 

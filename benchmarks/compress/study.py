@@ -127,6 +127,19 @@ def chains(budget: Budget) -> list[Stage]:
     return found
 
 
+def tickets(budget: Budget) -> list[Stage]:
+    """(b) Lottery tickets by rounds of a half, and what of them matters: the weights, their signs, the mask."""
+    how = lk.LotteryTicket(
+        rounds=5, rate=0.5, scope="global", rewind=40,
+        controls=("reinit", "reinit_sign", "constant_sign", "rewind_nosign", "random"), controlled=(2, 4),
+    )  # fmt: skip
+    scratch = {"optimizer": lk.Optimizer(kind="sgd", lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)}
+    longer = training(
+        budget, epochs=6 * budget.epochs, compile=True, **scratch
+    )  # nothing here begins with good weights
+    return [lk.Compress(name="ticket", model="small", how=how, training=longer, rows=budget.rows)]
+
+
 PIECES: Mapping[str, Any] = {
     "scores-70": lambda budget: scores(budget, 0.7),
     "scores-50": lambda budget: scores(budget, 0.5),
@@ -134,16 +147,22 @@ PIECES: Mapping[str, Any] = {
     "ranks": ranks,
     "bits": bits,
     "chains": chains,
+    "tickets": tickets,
 }
+SMALL = "resnet8"  # of the tickets: eighteen trainings from scratch; the network that is named has no part in them
 
 
 def recipe(piece: str, network: str, seed: int, budget: Budget) -> lk.Recipe:
     """One piece of the studies: on one network, with one seed."""
+    models = {"original": lk.Model(name=network, weights=ORIGINALS[network])}
+    if piece == "tickets":
+        models = {"small": lk.Model(name=SMALL)}
     return lk.Recipe(
         name=f"compress-{network}-{piece}",
         data=lk.Data(source=lk.CIFAR10(), validation=5000, augment=lk.Augment(crop=4, flip=True)),
         seeds=(seed,),
         evaluation="bf16",  # most of a piece's time is measuring; fp32 takes three times as long
-        models={"original": lk.Model(name=network, weights=ORIGINALS[network])},
+        models=models,
         stages=(*PIECES[piece](budget), lk.Evaluate(name="test")),
+        baseline="ticket.0" if piece == "tickets" else None,
     )
