@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from limbeck.compiling import without_limit
 from limbeck.compress import runtimes
 from limbeck.compress.int8.export import mapped
 from limbeck.compress.int8.needs import quiet
@@ -60,10 +61,7 @@ def compiled(model: nn.Module, example: Any, *, dtype: torch.dtype | None = None
     for tensor in (*own.parameters(), *own.buffers()):
         if tensor.ndim == 4:
             tensor.data = tensor.data.to(memory_format=torch.channels_last)
-    import torch._dynamo.config as config
-
-    # Networks of one class share the code of their forward: past a few of them torch would quietly stop compiling.
-    with quiet(), config.patch(recompile_limit=1024, accumulated_recompile_limit=8192):
+    with quiet(), without_limit():
         form = Form(torch.compile(own, dynamic=False), dtype)
         _run(form, example)
     return form

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from limbeck.compiling import without_limit
 from limbeck.engine import checkpoint as files
 from limbeck.engine import optim
 from limbeck.engine.checkpoint import Position
@@ -290,8 +291,10 @@ class _Session:
             example = self.example.inputs if phase.taps[role] else None
             window = Tapped(module, phase.taps[role], example=example, stop=role in phase.stops)
         stack.callback(window.close)
-        wants = (self.training.compile or window.was_compiled) and not window.stop and role not in phase.eager
-        return torch.compile(window) if wants else window
+        if not (self.training.compile or window.was_compiled) or window.stop or role in phase.eager:
+            return window
+        stack.enter_context(without_limit())
+        return torch.compile(window)
 
     def _run_epoch(
         self,
