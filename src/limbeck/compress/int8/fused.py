@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterable
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, fx, nn
@@ -63,20 +64,31 @@ def compiled(graph: fx.GraphModule, example: Any, *, least: int = 1) -> Compiled
     Raises:
         LimbeckError: the example is not on the CPU, or torch cannot compile the graph.
     """
-    from torch._inductor.utils import run_and_get_code
-
     if device_of(example).type != "cpu":
         raise LimbeckError(f"int8 kernels are for the CPU, and the example is on {device_of(example)}; move both there")
     freeze()
     fast = Compiled(_sums_apart(graph), least)
     fast.eval()
     try:
-        with quiet():
-            _, code = run_and_get_code(run, fast, 1, example)
+        with quiet(), _written() as code:
+            run(fast, 1, example)
     except Exception as error:  # of the compiler: any kind
         raise LimbeckError(f"torch cannot compile the int8 graph: {str(error)[:500]}") from error
     fast.kernels = tuple(name for text in code for name in _KERNEL.findall(text))
     return fast
+
+
+@contextmanager
+def _written() -> Iterator[list[str]]:
+    """The code that torch's compiler writes meanwhile.
+
+    `torch._inductor.utils.run_and_get_code` does the same, after it has thrown away all that was compiled before.
+    """
+    from torch._inductor.graph import GraphLowering
+
+    code: list[str] = []
+    with mock.patch.object(GraphLowering, "save_output_code", code.append):
+        yield code
 
 
 def _sums_apart(graph: fx.GraphModule) -> fx.GraphModule:
