@@ -161,6 +161,19 @@ def test_a_finished_run_is_not_repeated(done):
     assert again["finished"] == told["finished"]
 
 
+def test_what_a_killed_process_was_writing_is_removed(done):
+    folder, recipe = done
+    place = folder / "stages" / "kd" / "seed-0"
+    half = [place / ".best.safetensors.4711.part", folder / ".run.json.4711.writing"]
+    other = place / "notes.part"
+    for path in (*half, other):
+        path.write_text("half")
+    run(recipe, out=folder, machine=ONE, quiet=True)
+    assert not [path for path in half if path.exists()]
+    assert other.exists()
+    other.unlink()
+
+
 def test_a_lost_stage_is_trained_again_to_the_same_bits(done):
     folder, recipe = done
     before = sha(folder, "kd", 1)
