@@ -161,19 +161,6 @@ def test_a_finished_run_is_not_repeated(done):
     assert again["finished"] == told["finished"]
 
 
-def test_what_a_killed_process_was_writing_is_removed(done):
-    folder, recipe = done
-    place = folder / "stages" / "kd" / "seed-0"
-    half = [place / ".best.safetensors.4711.part", folder / ".run.json.4711.writing"]
-    other = place / "notes.part"
-    for path in (*half, other):
-        path.write_text("half")
-    run(recipe, out=folder, machine=ONE, quiet=True)
-    assert not [path for path in half if path.exists()]
-    assert other.exists()
-    other.unlink()
-
-
 def test_a_lost_stage_is_trained_again_to_the_same_bits(done):
     folder, recipe = done
     before = sha(folder, "kd", 1)
@@ -262,7 +249,8 @@ def test_what_a_killed_process_was_writing_is_cleared_away(tmp_path):
     (folder / "stages" / "teacher" / "seed-0").mkdir(parents=True)
     (tmp_path / "new").mkdir()
     open_folder(tmp_path / "new", small())
-    left = [folder / ".recipe.yaml.7.writing", folder / "stages/teacher/seed-0/.result.json.7.writing"]
+    place = folder / "stages" / "teacher" / "seed-0"
+    left = [folder / ".recipe.yaml.7.writing", place / ".result.json.7.writing", place / ".best.safetensors.7.part"]
     for path in left:
         path.write_text("{")
     (folder / "recipe.yaml").write_bytes((tmp_path / "new" / "recipe.yaml").read_bytes())

@@ -89,14 +89,6 @@ def write_text(path: Path, text: str) -> None:
         ) from error
 
 
-def sweep(folder: Path) -> None:
-    """Remove what a killed process was writing beside its place; the folder is nobody else's meanwhile (see `locked`)."""
-    for kind in ("part", "writing"):
-        for left in folder.rglob(f".*.[0-9]*.{kind}"):
-            with suppress(OSError):
-                left.unlink()
-
-
 def write_json(path: Path, data: Any) -> None:
     """As `write_text`, for plain data."""
     write_text(path, json.dumps(data, indent=1, ensure_ascii=False) + "\n")

@@ -53,7 +53,6 @@ def run(
     command = command or f"limbeck run {shlex.quote(str(folder / 'recipe.yaml'))} --out {shlex.quote(str(folder))}"
     console = Console()
     with record.locked(folder):
-        record.sweep(folder)
         open_folder(folder, recipe)
         if is_complete(folder):
             stopped = None

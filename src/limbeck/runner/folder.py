@@ -8,7 +8,8 @@ from limbeck import catalog, config, record
 from limbeck.errors import LimbeckError, RunFolderError
 from limbeck.recipe import Compress, Recipe
 
-_WRITING = ".*.writing"  # what `record.write_text` and checkpoints write before they rename it
+# What `record.write_text`, checkpoints and weights write before they rename it.
+_WRITING = (".*.writing", ".*.[0-9]*.part")
 
 
 def require_catalogued(recipe: Recipe) -> None:
@@ -30,8 +31,11 @@ def require_catalogued(recipe: Recipe) -> None:
 def open_folder(folder: Path, recipe: Recipe) -> None:
     """Refuse a folder with another recipe's run; put the recipe into a new one."""
     kept = folder / "recipe.yaml"
-    for left in (*folder.glob(_WRITING), *(folder / "stages").rglob(_WRITING)):
-        left.unlink(missing_ok=True)  # of a process that was killed while it wrote: the folder is locked, and this ours
+    for kind in _WRITING:
+        for left in (*folder.glob(kind), *(folder / "stages").rglob(kind)):
+            left.unlink(
+                missing_ok=True
+            )  # of a process that was killed while it wrote: the folder is locked, and this ours
     if kept.exists():
         old = config.read_recipe(kept)
         if config.recipe_hash(old) != config.recipe_hash(recipe):
