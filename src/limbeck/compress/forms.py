@@ -111,8 +111,8 @@ def latency_forms(model: nn.Module, example: Any, only: Collection[str] | None =
     Args:
         only: names of the forms that are wanted; None: all.
 
-    >>> sorted(latency_forms(nn.Linear(4, 2), torch.zeros(3, 4)))[-1] in ("int8 compiled", "onnxruntime")
-    True
+    >>> sorted(latency_forms(nn.Linear(4, 2), torch.zeros(3, 4), only=("eager", "compiled")))
+    ['compiled', 'eager']
     """
     return {name: form for name, form in tried(model, example, only) if isinstance(form, nn.Module)}
 

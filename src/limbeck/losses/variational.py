@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -56,9 +58,11 @@ def vid_nll(s: Tensor, t: Tensor, *, variance: Tensor, form: str = "paper") -> F
         )
     if can_look(variance) and not bool((variance > 0).all()):
         raise HyperParameterError(f"variance: more than zero; the smallest is {float(variance.detach().min()):g}")
-    v = variance.to(s.dtype).reshape(-1, *(1 for _ in s.shape[2:]))
-    value = 0.5 * ((s - t).square() / v + torch.log(v))
-    inner = tuple(range(1, s.ndim))
+    v, places = variance.to(s.dtype), prod(s.shape[2:])
+    square = (s - t).square()
+    if s.ndim > 2:
+        square = square.flatten(2).sum(2)  # first, so that the variances meet one number per channel and no map
+    value = 0.5 * (square / v + places * torch.log(v)).sum(1)
     return ensure_finite(
-        "vid_nll", value.sum(inner) if form == "paper" else value.mean(inner), student=s, teacher=t, variance=v
+        "vid_nll", value if form == "paper" else value / (len(v) * places), student=s, teacher=t, variance=v
     )
