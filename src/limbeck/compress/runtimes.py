@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -79,11 +80,24 @@ def openvino(model: nn.Module | Path, example: Any, *, precision: str = "f32") -
                 graph = runtime.convert_model(copy.deepcopy(model).eval(), example_input=example)
             graph.reshape({graph.inputs[0]: runtime.PartialShape(list(example.shape))})
             threads = {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1}
-            made = runtime.Core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": precision, **threads})
+            made = openvino_core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": precision, **threads})
     except Exception as error:  # of OpenVINO's own kinds
         raise LimbeckError(f"OpenVINO cannot convert {type(model).__name__}: {str(error)[:400]}") from error
     request = made.create_infer_request()
     return lambda x: torch.from_numpy(request.infer([x.contiguous().numpy()])[0])
+
+
+@cache
+def openvino_core() -> Any:
+    """The one OpenVINO runtime of this process; the caller sees to it that OpenVINO is there.
+
+    Never a second one, and never given up: on a CPU with AMX each replaces the memory that signals are handled
+    on, and puts back what it found there when it goes.  Where two overlap that is memory already given up, and
+    the next Ctrl-C ends the process (OpenVINO 2026.4).
+    """
+    import openvino as runtime
+
+    return runtime.Core()
 
 
 def _need(what: str, extra: str, *packages: str) -> None:

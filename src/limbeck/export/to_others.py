@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from limbeck.compress.runtimes import openvino_core
 from limbeck.errors import LimbeckError
 from limbeck.export import to_onnx
 from limbeck.export.needs import cause_of, need, quiet_others
@@ -60,10 +61,8 @@ def write_openvino(subject: Subject, folder: Path) -> dict[str, Any]:
 def opened_openvino(folder: Path, told: Mapping[str, Any]) -> Callable[[Sequence[Tensor]], Tensor]:
     """The file in OpenVINO, on the CPU: inputs in, logits out."""
     need("an OpenVINO file", "openvino", "openvino")
-    import openvino
-
     # Its default on some processors is bfloat16; this is to give the network's own numbers.
-    model = openvino.Core().compile_model(str(folder / told["file"]), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    model = openvino_core().compile_model(str(folder / told["file"]), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
     def run(inputs: Sequence[Tensor]) -> Tensor:
         found = model([tensor.numpy() for tensor in inputs])
