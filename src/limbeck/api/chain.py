@@ -19,6 +19,7 @@ from limbeck import record as files
 from limbeck.api.batches import Batches
 from limbeck.api.fitting import Job, hang, perform
 from limbeck.api.ledger import Entry, Ledger
+from limbeck.batches import batch_size, moved
 from limbeck.compress import cost as costs
 from limbeck.compress import results
 from limbeck.compress.finished import require_unfinished
@@ -219,7 +220,7 @@ def _setting(
                 "compress needs to see how the network is called: give batches, or example=, a batch of inputs"
             )
         example = looked[0].inputs
-    return _Setting(job, _on(example, team.device), looked, tests, begun, teacher, Console())
+    return _Setting(job, moved(example, team.device), looked, tests, begun, teacher, Console())
 
 
 def _calibration(loader: Batches, wanted: Iterable[Any] | int, device: torch.device) -> list[Batch]:
@@ -231,21 +232,10 @@ def _calibration(loader: Batches, wanted: Iterable[Any] | int, device: torch.dev
         found, seen = [], 0
         for batch in loader.epoch(0) if wanted else ():
             found.append(batch)
-            seen += _size(batch.inputs)
+            seen += batch_size(batch.inputs)
             if seen >= wanted:
                 break
-    return [batch._replace(inputs=_on(batch.inputs, device), targets=_on(batch.targets, device)) for batch in found]
-
-
-def _size(inputs: Any) -> int:
-    first = next(iter(inputs.values())) if isinstance(inputs, Mapping) else inputs
-    return len(first)
-
-
-def _on(value: Any, device: torch.device) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _on(item, device) for key, item in value.items()}
-    return value.to(device) if isinstance(value, Tensor) else value
+    return [batch._replace(inputs=moved(batch.inputs, device), targets=moved(batch.targets, device)) for batch in found]
 
 
 def _require_same(folder: Path, chain: Sequence[Any], seed: int) -> None:

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from limbeck.batches import batch_size
 from limbeck.errors import LimbeckError
-from limbeck.models.macs import as_found, batch_size, count_macs
+from limbeck.models.macs import as_found, count_macs
 from limbeck.models.weights import packed
 from limbeck.settings import require
 

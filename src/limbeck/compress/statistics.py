@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from limbeck.batches import moved
 from limbeck.phase import Batch
 from limbeck.randomness import own_random_numbers
 from limbeck.taps import call
@@ -40,7 +40,7 @@ def recalibrated(model: nn.Module, calibration: Iterable[Batch], batches: int = 
                         norm.reset_running_stats()
                         norm.momentum = None  # a plain mean over the batches
                         norm.train()
-                call(model, _on(batch.inputs, device))
+                call(model, moved(batch.inputs, device))
                 seen += 1
                 if seen == batches:
                     break
@@ -50,9 +50,3 @@ def recalibrated(model: nn.Module, calibration: Iterable[Batch], batches: int = 
         for module, mode in modes:
             module.training = mode
     return seen > 0
-
-
-def _on(inputs: Any, device: torch.device) -> Any:
-    if isinstance(inputs, Mapping):
-        return {k: _on(v, device) for k, v in inputs.items()}
-    return inputs.to(device) if isinstance(inputs, Tensor) else inputs

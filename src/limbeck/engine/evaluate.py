@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from limbeck.batches import changed
 from limbeck.errors import DataError, TargetError
 from limbeck.phase import Batch, logits_of
 from limbeck.taps import call, quiet
@@ -25,15 +26,12 @@ def autocast(device: torch.device, precision: str) -> Any:
 def to_device(batch: Batch, device: torch.device, channels_last: bool = False) -> Batch:
     """The batch on a device; image tensors in the wanted memory layout."""
 
-    def move(value: Any) -> Any:
-        if not isinstance(value, Tensor):
-            return value
+    def move(value: Tensor) -> Tensor:
         if channels_last and value.ndim == 4:
             return value.to(device, non_blocking=True, memory_format=torch.channels_last)
         return value.to(device, non_blocking=True)
 
-    inputs = {k: move(v) for k, v in batch.inputs.items()} if isinstance(batch.inputs, Mapping) else move(batch.inputs)
-    return Batch(inputs, move(batch.targets), batch.rows, batch.views)
+    return Batch(changed(batch.inputs, move), changed(batch.targets, move), batch.rows, batch.views)
 
 
 def predictions(

@@ -16,12 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from limbeck.batches import batch_size
 from limbeck.compiling import without_limit
 from limbeck.engine import checkpoint as files
 from limbeck.engine import optim
 from limbeck.engine.checkpoint import Position
 from limbeck.engine.evaluate import autocast, to_device
-from limbeck.engine.parts import size_of, split
+from limbeck.engine.parts import split
 from limbeck.engine.rehearsal import require_learners
 from limbeck.engine.roles import Fit, Loader, Stop, Watch
 from limbeck.engine.team import Team, alone
@@ -395,7 +396,7 @@ class _Session:
     ) -> int:
         """Run the step's generator on every part of the batch in turn, one update at a time."""
         parts = split(batch, self.training.accumulate)
-        sizes = [size_of(part) for part in parts]
+        sizes = [batch_size(part.inputs) for part in parts]
         mine = sum(sizes)
         whole = mine
         if self.team.world > 1:

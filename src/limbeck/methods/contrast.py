@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, cast
 
 from limbeck import losses
 from limbeck.errors import DataError, ShapeError, TargetError
@@ -147,7 +147,9 @@ class CRD:
             check_logits(cast, columns=2, instead="set soft=0")
         chosen = self._settle(cast, modules)
         if self.negatives == "batch":
-            size = _size(cast.example)
+            from limbeck.batches import batch_size
+
+            size = batch_size(cast.example.inputs)
             return (self._distill(modules, chosen, None, size - 1, size),)
 
         from limbeck import connectors
@@ -281,11 +283,6 @@ class _Chosen(NamedTuple):
 
 def _memory(models: Models) -> Memory:
     return cast("Memory", models["memory"])
-
-
-def _size(batch: Batch) -> int:
-    inputs: Any = batch.inputs
-    return len(next(iter(inputs.values())) if isinstance(inputs, Mapping) else inputs)
 
 
 def _rows(batch: Batch) -> Tensor:

@@ -7,26 +7,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from limbeck.errors import LimbeckError
-
-
-def batch_size(inputs: Any) -> int:
-    """How many samples a batch has: the length of the first tensor found in it.
-
-    Raises:
-        LimbeckError: there is no tensor, or the batch is empty.
-    """
-    parts = inputs.values() if isinstance(inputs, Mapping) else [inputs]
-    for part in parts:
-        if isinstance(part, Tensor) and part.ndim:
-            if not len(part):
-                raise LimbeckError("the batch is empty; one sample or more is needed")
-            return len(part)
-    raise LimbeckError(f"a {type(inputs).__name__} holds no batch; give a tensor [batch, ...] or a mapping of such")
+from limbeck.batches import batch_size
 
 
 def count_macs(model: nn.Module, inputs: Any) -> int:

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
+from limbeck.batches import batch_size
 from limbeck.compress.binary.layers import KINDS, BinaryConv, BinaryLinear, Form
 from limbeck.compress.binary.packing import packed_bytes
 from limbeck.compressor import silent, tell
 from limbeck.errors import HyperParameterError, LimbeckError, NameUnknown, NonFiniteError, unknown
-from limbeck.models.macs import batch_size
 from limbeck.models.weights import packed
 from limbeck.phase import Batch
 from limbeck.taps import call, original, quiet, title

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from limbeck.batches import batch_size
 from limbeck.compress.int8.export import mapped
 from limbeck.errors import HyperParameterError, NonFiniteError
-from limbeck.models.macs import batch_size
 from limbeck.phase import Batch
 
 

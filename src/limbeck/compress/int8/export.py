@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from limbeck.batches import batch_size
 from limbeck.compress.int8.needs import quiet
 from limbeck.errors import LimbeckError, ShapeError
-from limbeck.models.macs import batch_size
 
 _SHOWN = 6  # lines of torch's message
 

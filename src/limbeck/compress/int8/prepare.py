@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
+from limbeck.batches import batch_size
 from limbeck.compress.int8.batches import calibrate, call, require_finite_weights
 from limbeck.compress.int8.dead import remove_dead
 from limbeck.compress.int8.export import as_graph, exported, free_modes, own_numbers, two_rows
@@ -18,7 +19,6 @@ from limbeck.compress.int8.needs import quiet, require_installed
 from limbeck.compress.int8.program import Quantized, count
 from limbeck.compress.int8.static import finished
 from limbeck.errors import LimbeckError, ShapeError
-from limbeck.models.macs import batch_size
 from limbeck.phase import Batch
 
 _LEARNS = "limbeck_learns"

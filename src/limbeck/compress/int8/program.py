@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from limbeck.batches import moved
 from limbeck.compress.int8.batches import call
 from limbeck.compress.int8.export import as_graph, exported
 from limbeck.compress.int8.needs import quiet, require_installed
@@ -68,7 +69,7 @@ class Quantized(nn.Module):
 
     def file(self) -> bytes:
         """The file of this network: a program of torch.export, without pickled objects."""
-        program, _ = exported(self.body, _on(self.example(), self))
+        program, _ = exported(self.body, moved(self.example(), _device_of(self)))
         for node in program.graph.nodes:
             for key in _TALK:  # where in somebody's source a node comes from: two thirds of the file
                 node.meta.pop(key, None)
@@ -147,12 +148,8 @@ def count(model: nn.Module) -> int:
     return sum({id(p): p.numel() for p in model.parameters()}.values())
 
 
-def _on(example: Any, model: nn.Module) -> Any:
-    device = next((t.device for t in _tensors(model).values()), torch.device("cpu"))
-    move = {
-        name: value.to(device) for name, value in (example if isinstance(example, Mapping) else {"": example}).items()
-    }
-    return move.get("", move)
+def _device_of(model: nn.Module) -> torch.device:
+    return next((t.device for t in _tensors(model).values()), torch.device("cpu"))
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:

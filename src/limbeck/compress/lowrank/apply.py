@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from limbeck.batches import batch_size
 from limbeck.compress.cost import Latency, latency
 from limbeck.compress.lowrank.choose import wishes
 from limbeck.compress.lowrank.exchange import exchange
@@ -19,7 +20,7 @@ from limbeck.compress.lowrank.options import Split, dense_macs, kinds_of
 from limbeck.compress.statistics import ANEW, recalibrated
 from limbeck.compressor import silent, tell
 from limbeck.errors import HyperParameterError, LimbeckError, NameUnknown, NonFiniteError, unknown
-from limbeck.models.macs import batch_size, count_macs
+from limbeck.models.macs import count_macs
 from limbeck.phase import Batch
 from limbeck.taps import original, title
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from limbeck.models.macs import as_found, batch_size
+from limbeck.batches import batch_size
+from limbeck.models.macs import as_found
 from limbeck.taps import call
 
 # They read the weights of their linear layers themselves, past these layers' own forward.

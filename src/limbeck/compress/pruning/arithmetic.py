@@ -7,10 +7,11 @@ from typing import Any
 
 from torch import nn
 
+from limbeck.batches import batch_size
 from limbeck.compress.pruning.graph import few, run
 from limbeck.compress.pruning.groups import Group
 from limbeck.compress.pruning.labels import whole_groups
-from limbeck.models.macs import as_found, batch_size, count_macs
+from limbeck.models.macs import as_found, count_macs
 
 
 def macs_of(model: nn.Module, groups: Sequence[Group], example: Any) -> Callable[[Mapping[str, int]], int]:

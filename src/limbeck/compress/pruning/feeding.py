@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from limbeck import losses
+from limbeck.batches import changed, moved
 from limbeck.phase import Batch, logits_of
 from limbeck.taps import call
 
@@ -27,26 +27,13 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def on(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
-    def move(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {key: move(part) for key, part in value.items()}
-        return value.to(device) if isinstance(value, Tensor) else value
-
     for batch in batches:
-        yield Batch(move(batch.inputs), move(batch.targets))
-
-
-def size_of(batch: Batch) -> int:
-    return len(next(iter(batch.inputs.values())) if isinstance(batch.inputs, Mapping) else batch.inputs)
+        yield Batch(moved(batch.inputs, device), moved(batch.targets, device))
 
 
 def one_sample(batch: Batch, row: int) -> Batch:
-    def cut(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {key: cut(part) for key, part in value.items()}
-        return value[row : row + 1] if isinstance(value, Tensor) else value
-
-    return Batch(cut(batch.inputs), cut(batch.targets))
+    inputs, targets = (changed(value, lambda tensor: tensor[row : row + 1]) for value in batch[:2])
+    return Batch(inputs, targets)
 
 
 def losses_of(model: nn.Module, batch: Batch) -> Tensor:

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves
 
+from limbeck.batches import batch_size
 from limbeck.compress.pruning.groups import Group, Member
 from limbeck.compress.pruning.labels import Key, Ledger, Watch, Watcher, whole_groups
 from limbeck.compress.pruning.surgery import masked, removed
 from limbeck.errors import LimbeckError
-from limbeck.models.macs import batch_size
 
 WEIGHED = (nn.modules.conv._ConvNd, nn.Linear)
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from limbeck import scores
+from limbeck.batches import batch_size
 from limbeck.compress.pruning.feeding import (
     BATCHES as BATCHES,
 )
@@ -20,7 +21,6 @@ from limbeck.compress.pruning.feeding import (
     first_batches,
     losses_of,
     one_sample,
-    size_of,
 )
 from limbeck.compress.pruning.groups import Group, Member
 from limbeck.compress.pruning.members import (
@@ -350,7 +350,7 @@ def _obd(model: nn.Module, groups: Sequence[Group], batches: Sequence[Batch]) ->
 def _fisher(model: nn.Module, wanted: Sequence[nn.Parameter], batches: Sequence[Batch]) -> dict[int, Tensor]:
     """The mean squared gradient of single samples: added up over samples, never of a batch's mean gradient."""
     squares = {id(p): torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32)) for p in wanted}
-    samples = islice((one_sample(batch, row) for batch in batches for row in range(size_of(batch))), SAMPLES)
+    samples = islice((one_sample(batch, row) for batch in batches for row in range(batch_size(batch.inputs))), SAMPLES)
     count = 0
     with torch.enable_grad():
         for one in samples:
