@@ -141,3 +141,9 @@ def test_every_method_and_source_has_a_name_that_comes_back():
                 else preset(cls, "paper")
             )
             assert catalog.name_of(value) == name
+
+
+@pytest.mark.parametrize("written", ["5000", "5000.0", "5e+3"])
+def test_a_number_of_rows_is_written_as_one(written):
+    text = f"models: {{s: mlp}}\ndata: {{validation: {written}}}\nstages: [{{kind: train, name: a, model: s}}]\n"
+    assert "data: {validation: 5000}\n" in to_yaml(read_recipe(text))

@@ -116,6 +116,8 @@ class Data:
         )
         whole = self.validation < 1 or float(self.validation).is_integer()
         require(whole, "validation", self.validation, "a whole number of rows, or a part below 1")
+        if self.validation >= 1:  # a number of rows reads as one, also where YAML's type was a float
+            object.__setattr__(self, "validation", int(self.validation))
         require(self.on_error in ("raise", "skip"), "on_error", self.on_error, "'raise' or 'skip'")
         if self.mean is not None:
             require(all(map(finite, self.mean)), "mean", self.mean, "one number per channel, on the scale 0..1")
