@@ -45,6 +45,23 @@ def quiet_seconds(stage: dict[str, Any]) -> float | None:
     return sum(fastest[phase] * epochs[phase] for phase in fastest) if fastest else None
 
 
+def needed(name: str, by_name: dict[str, dict[str, Any]]) -> set[str]:
+    """The trainings that a network needs, with its own: an assistant's, earlier generations', those of members."""
+    stage = by_name[name]
+    before = [one for one in (stage.get("teacher"), *stage.get("members", ())) if one in by_name]
+    own = set() if stage["kind"] == "ensemble" else {name}
+    return own.union(*(needed(one, by_name) for one in before))
+
+
+def costs(stages: list[dict[str, Any]], baseline: str) -> dict[str, float]:
+    """What every network took with all that it needs, as many times as the baseline; without those that cannot be told."""
+    by_name = {s["name"]: s for s in stages}
+    seconds = {name: quiet_seconds(stage) for name, stage in by_name.items()}
+    took = {name: [seconds[one] for one in needed(name, by_name)] for name in by_name}
+    whole = {name: sum(parts) for name, parts in took.items() if parts and all(parts)}  # type: ignore[arg-type]
+    return {name: value / whole[baseline] for name, value in whole.items()}
+
+
 def with_epochs(folder: Path) -> dict[str, Any]:
     """A piece's record, with the clock at the end of every epoch."""
     run = read(folder)
@@ -62,21 +79,21 @@ def ordered(stages: list[dict[str, Any]], base: dict[int, float]) -> list[dict[s
 def table(stages: list[dict[str, Any]], baseline: str) -> list[str]:
     by_name = {s["name"]: s for s in stages}
     base, long = (accuracies(by_name[name], "test") for name in (baseline, LONG))
-    alone = quiet_seconds(by_name[baseline])
+    cost, usual = costs(stages, baseline), by_name[baseline]["network"]
     lines = [
         f"| method | test accuracy, % | against {baseline}, points | against {LONG}, points | agreement with teacher | cost |",
         "|---|---|---|---|---|---|",
     ]
     for s in ordered(stages, base):
-        cost = quiet_seconds(s)
+        other = "" if s["network"] == usual else f" ({s['network']})"
         against = [
             "baseline" if s["name"] == name else told(compared(s, b)) for name, b in ((baseline, base), (LONG, long))
         ]
         values = list(accuracies(s, "test").values())
         lines.append(
-            f"| {s['name']} | {said(summarise(values) if values else None)} | {' | '.join(against)} "
+            f"| {s['name']}{other} | {said(summarise(values) if values else None)} | {' | '.join(against)} "
             f"| {mean_of(s, lambda r: (r['agreement'] or {}).get('test'))} "
-            f"| {f'{cost / alone:.1f}×' if cost and alone else '-'} |"
+            f"| {f'{took:.1f}×' if (took := cost.get(s['name'])) else '-'} |"
         )
     return lines
 
@@ -101,9 +118,10 @@ def picture(stages: list[dict[str, Any]], baseline: str, path: Path) -> None:
     lowest = min((d.mean for _, d in shown), default=0.0)
     left.set_xlim(left=max(left.get_xlim()[0], lowest - 12))  # one wild interval must not flatten all others
     left.set_yticks(range(len(shown)), [s["name"] for s, _ in shown], fontsize=8)
+    left.set_ylim(-0.8, len(shown) - 0.2)
     left.set_xlabel(f"test accuracy minus {baseline}, points\ndiamond: mean, bar: 95 % interval, ticks: seeds")
-    alone = quiet_seconds(by_name[baseline]) or 1.0
-    right.barh(range(len(shown)), [(quiet_seconds(s) or 0.0) / alone for s, _ in shown], color="0.7")
+    cost = costs(stages, baseline)
+    right.barh(range(len(shown)), [cost.get(s["name"], 0.0) for s, _ in shown], color="0.7")
     right.set_xlabel(f"cost\ntimes {baseline}")
     figure.savefig(path, dpi=110)
 
@@ -137,7 +155,8 @@ def main(target: Path, folders: list[Path]) -> None:
         "",
         f"Settings are each method's preset `benchmark`, or its defaults where nothing is published, chosen for 240 epochs on all "
         f"rows: nothing was tuned, here or on the test part. `{LONG}` has the labels alone for as long as KD took. The cost is "
-        f"the time of a training, as many times as `{baseline}` took, by the fastest epochs; validation is in it, the teacher's own training not.",
+        f"the time of a training, as many times as `{baseline}` took, by the fastest epochs, with all "
+        "earlier trainings that it needs (generations, assistants); validation is in it, that of the shared teacher not.",
         "",
         *table(stages, baseline),
         "",

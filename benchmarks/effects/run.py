@@ -5,7 +5,7 @@
     python benchmarks/effects/run.py --list                       # the students, and what a piece trains
 
 A piece that was stopped goes on with the same command.  Pieces of several seeds run side by side, one thread each; what
-they found is put together by ``python benchmarks/publish.py docs/results/effects-resnet8 runs/effects/resnet8-*``.
+they found is put together by ``python benchmarks/effects/publish.py docs/results/effects-resnet8 runs/effects/resnet8-*``.
 Run from the root of the checkout; the teacher is made by benchmarks/effects/teacher.yaml.
 """
 
