@@ -16,41 +16,14 @@ from typing import Any
 
 import matplotlib as mpl
 
-from limbeck.stats import Paired, Summary, paired, summarise
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from records import accuracies, compared, kept, mean_of, missing, read, said, told
+
+from limbeck.stats import summarise
 
 mpl.use("agg")
 from matplotlib import pyplot as plt
-
-
-def accuracies(stage: dict[str, Any], part: str) -> dict[int, float]:
-    return {r["seed"]: 100 * r["last"][part]["accuracy"] for r in stage["runs"] if r["status"] == "done"}
-
-
-def said(summary: Summary | None) -> str:
-    if summary is None:
-        return "not run"
-    if summary.std is None:
-        return f"{summary.mean:.2f} (single run)"
-    return f"{summary.mean:.2f} ± {summary.std:.2f} (n = {summary.n})"
-
-
-def compared(stage: dict[str, Any], base: dict[int, float]) -> Paired | None:
-    values = accuracies(stage, "test")
-    seeds = sorted(set(values) & set(base))
-    return paired({s: values[s] for s in seeds}, {s: base[s] for s in seeds}) if seeds else None
-
-
-def told(d: Paired | None) -> str:
-    if d is None:
-        return "-"
-    if d.low is None or d.high is None:
-        return f"{d.mean:+.2f} (single run)"
-    return f"{d.mean:+.2f} [{d.low:+.2f}, {d.high:+.2f}], n = {d.n}, {d.verdict()}"
-
-
-def mean_of(stage: dict[str, Any], what: Any) -> str:
-    values = [v for r in stage["runs"] if (v := what(r)) is not None]
-    return f"{summarise(values).mean:.3g}" if values else "-"
 
 
 def table(stages: list[dict[str, Any]], base: dict[int, float], baseline: str) -> str:
@@ -84,52 +57,15 @@ def picture(stages: list[dict[str, Any]], base: dict[int, float], baseline: str,
     figure.savefig(path, dpi=120)
 
 
-def read(folder: Path) -> dict[str, Any]:
-    """A run's record, with the validation curve of each finished repetition."""
-    run = json.loads((folder / "run.json").read_text())
-    for stage in run["stages"]:
-        for r in stage.get("runs", ()):
-            r["validation_by_epoch"] = [line["validation"] for line in steps(folder, r) if line.get("validation")]
-    return run
-
-
-def steps(folder: Path, repetition: dict[str, Any]) -> list[dict[str, Any]]:
-    """The log of a training; nothing for a network that was compressed and not trained."""
-    log = folder / repetition["folder"] / "steps.jsonl"
-    return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-
-
-def merged(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The stages of all runs, each with the repetitions of all of them."""
-    stages = [s for s in runs[0]["stages"] if s["kind"] != "evaluate"]
-    for stage in stages:
-        same = (s for run in runs for s in run["stages"] if s["name"] == stage["name"])
-        by_seed = {r["seed"]: r for s in same for r in s["runs"] if r["status"] == "done"}
-        stage["runs"] = [by_seed[seed] for seed in sorted(by_seed)]
-    return stages
-
-
-def teachers(run: dict[str, Any], stages: list[dict[str, Any]]) -> dict[str, float]:
-    """Test accuracy, in percent, of the networks that came with weights."""
-    given = {name: model["test"] for name, model in run.get("models", {}).items()}
-    for stage in run["stages"]:
-        if stage["kind"] == "evaluate" and stage.get("split", "test") == "test":
-            given |= {n: rows[0] for n, rows in stage["results"].items() if n not in {s["name"] for s in stages}}
-    return {name: 100 * found["accuracy"] for name, found in given.items()}
-
-
 def main(target: Path, folders: list[Path]) -> None:
-    runs = [read(folder) for folder in folders]
-    run, stages = runs[0], merged(runs)
+    run = kept([read(folder) for folder in folders])
     target.parent.mkdir(parents=True, exist_ok=True)
-    told = {k: run[k] for k in ("name", "recipe", "versions", "machine", "data", "baseline")}
-    told |= {"commits": sorted({str(r["commit"]) for r in runs}), "stages": stages, "teachers": teachers(run, stages)}
-    target.with_suffix(".json").write_text(json.dumps(told, indent=1) + "\n")
-    baseline = run["baseline"]
+    target.with_suffix(".json").write_text(json.dumps(run, indent=1) + "\n")
+    stages, baseline = run["stages"], run["baseline"]
     base = accuracies(next(s for s in stages if s["name"] == baseline), "test")
     picture(stages, base, baseline, target.with_suffix(".png"))
     rows, seeds = run["data"]["rows"], sorted({r["seed"] for s in stages for r in s["runs"]})
-    missing = [f"{s['name']} (seed {seed})" for s in stages for seed in seeds if seed not in accuracies(s, "test")]
+    absent = missing(stages)
     body = [
         f"# {run['name']}",
         "",
@@ -139,15 +75,15 @@ def main(target: Path, folders: list[Path]) -> None:
         "",
         *(
             f"Teacher: {name}, {value:.2f} % on the test part (one network, shared by all seeds)."
-            for name, value in told["teachers"].items()
+            for name, value in run["teachers"].items()
         ),
-        *([""] if told["teachers"] else []),
+        *([""] if run["teachers"] else []),
         table(stages, base, baseline),
         "",
-        *([f"Not finished: {', '.join(missing)}.", ""] if missing else []),
+        *([f"Not finished: {', '.join(absent)}.", ""] if absent else []),
         f"![Difference of each method to {baseline}, paired by seed, with intervals]({target.with_suffix('.png').name})",
         "",
-        f"Limbeck {run['versions']['limbeck']}, commit {', '.join(told['commits'])}, torch {run['versions']['torch']}, "
+        f"Limbeck {run['versions']['limbeck']}, commit {', '.join(run['commits'])}, torch {run['versions']['torch']}, "
         f"{run['machine']['processor']}, {run['machine']['threads']} thread, other work on the same cores, so the seconds say "
         f"little. The data behind this page: [{target.with_suffix('.json').name}]({target.with_suffix('.json').name}).",
         "",

@@ -85,3 +85,13 @@ def test_the_page_of_the_fast_chain_is_made_of_its_data(load):
         networks = told["timed"]["times"][str(batch)]
         before = networks["resnet56"][form]["median_ms"]
         assert before / min(t["median_ms"] for f, t in networks["tuned"].items() if "int8" in f) >= least
+
+
+@pytest.mark.parametrize("data", sorted((ROOT / "docs" / "results").glob("effects-*.json")), ids=lambda path: path.stem)
+def test_the_effects_page_says_what_its_data_says(data, load):
+    pytest.importorskip("matplotlib")
+    found = json.loads(data.read_text())
+    assert len({r["seed"] for stage in found["stages"] for r in stage["runs"]}) >= 3
+    assert data.with_suffix(".md").read_text() == load(ROOT / "benchmarks" / "effects" / "publish.py").page(
+        found, data.stem
+    )

@@ -17,7 +17,7 @@ import matplotlib as mpl
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from publish import accuracies, merged, read, said, told
+from records import accuracies, merged, read, said, told
 
 from limbeck.stats import paired, summarise
 

@@ -17,7 +17,7 @@ import matplotlib as mpl
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from publish import accuracies, compared, mean_of, merged, read, said, steps, teachers, told
+from records import accuracies, compared, kept, mean_of, missing, read, said, steps, told
 
 from limbeck.stats import summarise
 
@@ -126,49 +126,51 @@ def picture(stages: list[dict[str, Any]], baseline: str, path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def main(target: Path, folders: list[Path]) -> None:
-    runs = [with_epochs(folder) for folder in folders]
-    run, stages = runs[0], merged(runs)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    kept = {k: run[k] for k in ("name", "recipe", "versions", "machine", "data", "baseline")}
-    kept |= {"commits": sorted({str(r["commit"]) for r in runs}), "stages": stages, "teachers": teachers(run, stages)}
-    target.with_suffix(".json").write_text(json.dumps(kept, indent=1) + "\n")
-    baseline = run["baseline"]
-    picture(stages, baseline, target.with_suffix(".png"))
-    rows, seeds = run["data"]["rows"], sorted({r["seed"] for s in stages for r in s["runs"]})
-    missing = [f"{s['name']} (seed {seed})" for s in stages for seed in seeds if seed not in accuracies(s, "test")]
+def page(found: dict[str, Any], name: str) -> str:
+    """The page, from nothing but the data; ``name`` is what its files are called."""
+    stages, baseline, rows = found["stages"], found["baseline"], found["data"]["rows"]
+    seeds = sorted({r["seed"] for s in stages for r in s["runs"]})
+    absent = missing(stages)
     used, epochs = (next(s for s in stages if s["name"] == baseline)["runs"][0][k] for k in ("rows", "epochs"))
-    picture_name, data_name = (target.with_suffix(f".{kind}").name for kind in ("png", "json"))
     body = [
-        f"# {run['name']}: every method on one student",
+        f"# {found['name']}: every method on one student",
         "",
-        f"{run['data']['source']}: {used:,} of the {rows['train']:,} training images for {epochs} epochs, for every method alike; "
+        f"{found['data']['source']}: {used:,} of the {rows['train']:,} training images for {epochs} epochs, for every method alike; "
         f"{rows['test']:,} test images, on which the weights of the last epoch are measured once. Seeds {', '.join(map(str, seeds))}; a seed "
         "decides the rows, the starting weights and the order for all methods alike. ± is the standard deviation over "
-        "seeds. Differences are paired by seed, with their 95 % t interval, each for itself: of thirty true zeros, one or "
-        "two would look clear.",
+        "seeds. Differences are paired by seed, with their 95 % t interval, each for itself: of forty true zeros, two "
+        "would look clear.",
         "",
         *(
-            f"Teacher: {name}, {value:.2f} % on the test part (one network, shared by all seeds)."
-            for name, value in kept["teachers"].items()
+            f"Teacher: {teacher}, {value:.2f} % on the test part (one network, shared by all seeds)."
+            for teacher, value in found["teachers"].items()
         ),
         "",
         f"Settings are each method's preset `benchmark`, or its defaults where nothing is published, chosen for 240 epochs on all "
         f"rows: nothing was tuned, here or on the test part. `{LONG}` has the labels alone for as long as KD took. The cost is "
         f"the time of a training, as many times as `{baseline}` took, by the fastest epochs, with all "
-        "earlier trainings that it needs (generations, assistants); validation is in it, that of the shared teacher not.",
+        "earlier trainings that it needs (generations, assistants); validation is in it, the training of the shared teacher is not.",
         "",
         *table(stages, baseline),
         "",
-        *([f"Not finished: {', '.join(missing)}.", ""] if missing else []),
-        f"![Gain of each method over {baseline} with its interval, and its cost]({picture_name})",
+        *([f"Not finished: {', '.join(absent)}.", ""] if absent else []),
+        f"![Gain of each method over {baseline} with its interval, and its cost]({name}.png)",
         "",
-        f"Limbeck {run['versions']['limbeck']}, commit {', '.join(kept['commits'])}, torch {run['versions']['torch']}, "
-        f"{run['machine']['processor']}, {run['machine']['threads']} thread. The data behind this page: [{data_name}]({data_name}).",
+        f"Limbeck {found['versions']['limbeck']}, commit {', '.join(found['commits'])}, torch {found['versions']['torch']}, "
+        f"{found['machine']['processor']}, {found['machine']['threads']} thread. The data behind this page: [{name}.json]({name}.json).",
         "",
     ]
-    target.with_suffix(".md").write_text("\n".join(body))
-    print("\n".join(body))
+    return "\n".join(body)
+
+
+def main(target: Path, folders: list[Path]) -> None:
+    text = json.dumps(kept([with_epochs(folder) for folder in folders]), indent=1) + "\n"
+    found = json.loads(text)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.with_suffix(".json").write_text(text)
+    picture(found["stages"], found["baseline"], target.with_suffix(".png"))
+    target.with_suffix(".md").write_text(page(found, target.name))
+    print(page(found, target.name))
 
 
 if __name__ == "__main__":

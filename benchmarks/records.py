@@ -1,0 +1,91 @@
+"""What run folders say, put together over seeds: shared by the scripts that make pages under docs/results."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from limbeck.stats import Paired, Summary, paired, summarise
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """A run's record, with the validation curve of each finished repetition."""
+    run = json.loads((folder / "run.json").read_text())
+    for stage in run["stages"]:
+        for r in stage.get("runs", ()):
+            r["validation_by_epoch"] = [line["validation"] for line in steps(folder, r) if line.get("validation")]
+    return run
+
+
+def steps(folder: Path, repetition: dict[str, Any]) -> list[dict[str, Any]]:
+    """The log of a training; nothing for a network that was compressed and not trained."""
+    log = folder / repetition["folder"] / "steps.jsonl"
+    return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+
+
+def merged(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The stages of all runs, each with the repetitions of all of them."""
+    stages = [s for s in runs[0]["stages"] if s["kind"] != "evaluate"]
+    for stage in stages:
+        same = (s for run in runs for s in run["stages"] if s["name"] == stage["name"])
+        by_seed = {r["seed"]: r for s in same for r in s["runs"] if r["status"] == "done"}
+        stage["runs"] = [by_seed[seed] for seed in sorted(by_seed)]
+    return stages
+
+
+def teachers(run: dict[str, Any], stages: list[dict[str, Any]]) -> dict[str, float]:
+    """Test accuracy, in percent, of the networks that came with weights."""
+    given = {name: model["test"] for name, model in run.get("models", {}).items()}
+    for stage in run["stages"]:
+        if stage["kind"] == "evaluate" and stage.get("split", "test") == "test":
+            given |= {n: rows[0] for n, rows in stage["results"].items() if n not in {s["name"] for s in stages}}
+    return {name: 100 * found["accuracy"] for name, found in given.items()}
+
+
+def kept(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """What of the records of a study's pieces goes into its file of data."""
+    run, stages = runs[0], merged(runs)
+    found = {k: run[k] for k in ("name", "recipe", "versions", "machine", "data", "baseline")}
+    return found | {
+        "commits": sorted({str(r["commit"]) for r in runs}),
+        "stages": stages,
+        "teachers": teachers(run, stages),
+    }
+
+
+def missing(stages: list[dict[str, Any]]) -> list[str]:
+    """Stages that some seeds have finished, and others not."""
+    seeds = sorted({r["seed"] for s in stages for r in s["runs"]})
+    return [f"{s['name']} (seed {seed})" for s in stages for seed in seeds if seed not in accuracies(s, "test")]
+
+
+def accuracies(stage: dict[str, Any], part: str) -> dict[int, float]:
+    return {r["seed"]: 100 * r["last"][part]["accuracy"] for r in stage["runs"] if r["status"] == "done"}
+
+
+def said(summary: Summary | None) -> str:
+    if summary is None:
+        return "not run"
+    if summary.std is None:
+        return f"{summary.mean:.2f} (single run)"
+    return f"{summary.mean:.2f} ± {summary.std:.2f} (n = {summary.n})"
+
+
+def compared(stage: dict[str, Any], base: dict[int, float]) -> Paired | None:
+    values = accuracies(stage, "test")
+    seeds = sorted(set(values) & set(base))
+    return paired({s: values[s] for s in seeds}, {s: base[s] for s in seeds}) if seeds else None
+
+
+def told(d: Paired | None) -> str:
+    if d is None:
+        return "-"
+    if d.low is None or d.high is None:
+        return f"{d.mean:+.2f} (single run)"
+    return f"{d.mean:+.2f} [{d.low:+.2f}, {d.high:+.2f}], n = {d.n}, {d.verdict()}"
+
+
+def mean_of(stage: dict[str, Any], what: Any) -> str:
+    values = [v for r in stage["runs"] if (v := what(r)) is not None]
+    return f"{summarise(values).mean:.3g}" if values else "-"
