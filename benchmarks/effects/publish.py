@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -98,6 +99,24 @@ def table(stages: list[dict[str, Any]], baseline: str) -> list[str]:
     return lines
 
 
+def settings(stages: list[dict[str, Any]]) -> list[str]:
+    """Each method as a recipe says it, and what its training had that the others' had not."""
+    usual = next(s["training"] for s in stages if s["kind"] == "train")
+    lines = ["| method | as a recipe says it |", "|---|---|"]
+    for s in stages:
+        if not s.get("method") or s["kind"] == "peer":
+            continue
+        text = (
+            yaml.safe_dump(s["method"], default_flow_style=True, sort_keys=False, width=10_000)
+            .removesuffix("...\n")
+            .strip()
+        )
+        own = {k: v for k, v in s["training"].items() if usual.get(k) != v}
+        extra = f"; training: `{yaml.safe_dump(own, default_flow_style=True, width=10_000).strip()}`" if own else ""
+        lines.append(f"| {s['name']} | `{text.replace('|', chr(92) + '|')}`{extra} |")
+    return lines
+
+
 def picture(stages: list[dict[str, Any]], baseline: str, path: Path) -> None:
     """Gains with their intervals, and beside them what they cost."""
     by_name = {s["name"]: s for s in stages}
@@ -147,7 +166,7 @@ def page(found: dict[str, Any], name: str) -> str:
         ),
         "",
         f"Settings are each method's preset `benchmark`, or its defaults where nothing is published, chosen for 240 epochs on all "
-        f"rows: nothing was tuned, here or on the test part. `{LONG}` has the labels alone for as long as KD took. The cost is "
+        f"rows: nothing was tuned, here or on the test part; they are listed below. `{LONG}` has the labels alone for as long as KD took. The cost is "
         f"the time of a training, as many times as `{baseline}` took, by the fastest epochs, with all "
         "earlier trainings that it needs (generations, assistants); validation is in it, the training of the shared teacher is not.",
         "",
@@ -155,6 +174,10 @@ def page(found: dict[str, Any], name: str) -> str:
         "",
         *([f"Not finished: {', '.join(absent)}.", ""] if absent else []),
         f"![Gain of each method over {baseline} with its interval, and its cost]({name}.png)",
+        "",
+        "## Settings",
+        "",
+        *settings(stages),
         "",
         f"Limbeck {found['versions']['limbeck']}, commit {', '.join(found['commits'])}, torch {found['versions']['torch']}, "
         f"{found['machine']['processor']}, {found['machine']['threads']} thread. The data behind this page: [{name}.json]({name}.json).",
