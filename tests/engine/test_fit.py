@@ -558,26 +558,24 @@ def test_weights_that_are_not_finite_replace_no_good_checkpoint(tmp_path):
 
 def test_terms_of_a_device_are_checked_when_they_come(monkeypatch):
     """On a GPU no step waits for its terms; they are looked at together, and the message is the same."""
-    from limbeck.engine import loop
+    from limbeck.engine import tally
 
     class Blind:
         """The look at each step, which only a CPU affords, sees nothing."""
 
-        isnan = staticmethod(math.isnan)
-
         @staticmethod
         def isfinite(value):
-            return sys._getframe(1).f_code.co_name == "_sum" or math.isfinite(value)
+            return sys._getframe(1).f_code.co_name == "weigh" or math.isfinite(value)
 
     seen = []
-    collect = loop._Session._collect
+    collect = tally.Tally.collect
 
     def spy(self):
         seen.append(len(self.pending))
-        collect(self)
+        return collect(self)
 
-    monkeypatch.setattr(loop._Session, "_collect", spy)
-    monkeypatch.setattr(loop, "math", Blind)
+    monkeypatch.setattr(tally.Tally, "collect", spy)
+    monkeypatch.setattr(tally, "math", Blind)
     with pytest.raises(
         NonFiniteError, match=r"run, breaks, epoch 1, step 2, rows \[.*non-finite term 'student/bad' \(all"
     ):

@@ -3,40 +3,31 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from limbeck.batches import batch_size
 from limbeck.compiling import without_limit
-from limbeck.engine import checkpoint as files
 from limbeck.engine import optim
 from limbeck.engine.checkpoint import Position
 from limbeck.engine.evaluate import autocast, to_device
-from limbeck.engine.parts import split
+from limbeck.engine.keeping import Folder, Memory, restore
+from limbeck.engine.owners import all_modules, hand_over, put_back, set_modes, trained_modules
 from limbeck.engine.rehearsal import require_learners
 from limbeck.engine.roles import Fit, Loader, Stop, Watch
+from limbeck.engine.step import Act, take_step
+from limbeck.engine.tally import Place, Tally, means
 from limbeck.engine.team import Team, alone
-from limbeck.errors import (
-    DataError,
-    HyperParameterError,
-    Interrupted,
-    LimbeckError,
-    NonFiniteError,
-    RunFolderError,
-    ShapeError,
-)
-from limbeck.models import save_weights
-from limbeck.phase import Batch, Cast, Method, Moment, Phase, Update, seed_for
+from limbeck.errors import HyperParameterError, Interrupted, LimbeckError
+from limbeck.phase import Batch, Cast, Method, Moment, Phase, seed_for
 from limbeck.randomness import own_random_numbers, seed_everything
 from limbeck.settings import Training, divide_epochs
 from limbeck.taps import Tapped, original
@@ -100,20 +91,6 @@ def fit(
         return session.run(folder, validate, watch, stop or Stop())
 
 
-class _Place(NamedTuple):
-    """Where in a stage something happened."""
-
-    phase: str
-    epoch: int
-    step: int
-    global_step: int
-    rows: Tensor | None = None
-
-    def __str__(self) -> str:
-        rows = "" if self.rows is None else f", rows {self.rows[:8].tolist()} ..."
-        return f"{self.phase}, epoch {self.epoch + 1}, step {self.step + 1}{rows}"
-
-
 class _Session:
     """One call of `fit`: its modules, and how far it is."""
 
@@ -148,7 +125,7 @@ class _Session:
         for phase in self.phases:
             for module in phase.modules.values():
                 self._settle(module)
-        self.kept = _kept(self.phases)
+        self.kept = trained_modules(self.phases)
         budget = iter(divide_epochs(training.epochs, [p.share for p in self.phases if p.epochs is None]))
         self.epochs = [p.epochs if p.epochs is not None else next(budget) for p in self.phases]
         idle = [p.name for p, n in zip(self.phases, self.epochs, strict=True) if p.share > 0 and n == 0]
@@ -159,7 +136,7 @@ class _Session:
             )
         self._require_steps()
         self.position = Position()
-        self.pending: list[tuple[_Place, dict[str, Tensor]]] = []
+        self.tally = Tally()
         self.average: AveragedModel | None = None
         self.fit = Fit()
 
@@ -180,15 +157,6 @@ class _Session:
                 if tensor.ndim == 4:
                     tensor.data = tensor.data.to(memory_format=torch.channels_last)
 
-    def _rest(self, module: nn.Module) -> None:
-        """Parts whose every parameter came frozen stay in eval mode: their running statistics must not move either."""
-        if self.trainable.isdisjoint(map(id, module.parameters())):
-            return  # frozen as a whole, or nothing but statistics: then its mode is all that there is to it
-        for part in module.modules():
-            own = [id(p) for p in part.parameters()]
-            if own and self.trainable.isdisjoint(own):
-                part.eval()
-
     def run(
         self,
         folder: Path | None,
@@ -196,36 +164,27 @@ class _Session:
         watch: Watch | None,
         stop: Stop,
     ) -> Fit:
-        self.folder, self.validate, self.watch, self.stop = folder, validate, watch if self.team.leads else None, stop
-        flags = [(p, p.requires_grad) for m in self._all_modules() for p in m.parameters()]
-        modes = [(m, m.training) for top in self._all_modules() for m in top.modules()]
-        self.trainable = {id(p) for p, wanted in flags if wanted}
-        restored = self._restore()
+        self.keeper = Memory(self.fit) if folder is None else Folder(folder, self.identity, self.team)
+        self.validate, self.watch, self.stop = validate, watch if self.team.leads else None, stop
+        found = self.keeper.load()
+        if found is not None:
+            self.position = found[0]
         try:
-            if validate is not None and not restored:
-                self.position.history.append({"phase": "before", "epoch": 0, "validation": validate(self.student)})
-            for index, phase in enumerate(self.phases):
-                if index >= self.position.phase:
-                    self._run_phase(index, phase, restored)
-                    restored = None
-            if self.average is not None:
-                self.student.load_state_dict(self.average.module.state_dict())
-            return self._result()
+            with put_back(all_modules(self.phases)) as self.trainable:
+                if validate is not None and found is None:
+                    self.position.history.append({"phase": "before", "epoch": 0, "validation": validate(self.student)})
+                for index, phase in enumerate(self.phases):
+                    if index >= self.position.phase:
+                        self._run_phase(index, phase, None if found is None else found[1:])
+                        found = None
+                if self.average is not None:
+                    self.student.load_state_dict(self.average.module.state_dict())
+                return self._result()
         finally:
-            for p, wanted in flags:
-                p.requires_grad_(wanted)
             for module in self.kept.values():
                 module.zero_grad(set_to_none=True)
-            for module, mode in modes:
-                module.training = mode
             if self.watch:
                 self.watch.close()
-
-    def _all_modules(self) -> list[nn.Module]:
-        found: dict[int, nn.Module] = {}
-        for phase in self.phases:
-            found.update({id(m): m for m in phase.modules.values()})
-        return list(found.values())
 
     def _result(self) -> Fit:
         at, result = self.position, self.fit
@@ -248,39 +207,30 @@ class _Session:
     # -- one phase ---------------------------------------------------------------------------------
 
     def _run_phase(self, index: int, phase: Phase, restored: tuple[dict[str, Tensor], dict[str, Any]] | None) -> None:
-        owned = {player: [phase.modules[role] for role in roles] for player, roles in phase.trains.items()}
-        parameters = {  # each once: a player's modules may share some
-            player: list(dict.fromkeys(p for m in modules for p in m.parameters() if id(p) in self.trainable))
-            for player, modules in owned.items()
-        }
-        _require_one_owner(phase, parameters)
-        for module in phase.modules.values():
-            module.requires_grad_(False)
-        for group in parameters.values():
-            for p in group:
-                p.requires_grad_(True)
-                p.grad = None  # what the caller's own loop left there is not this step's gradient
+        parameters = hand_over(phase, self.trainable)
         optimizers = {
             player: optim.build(phase.optimizers.get(player, self.training.optimizer), group)
             for player, group in parameters.items()
             if group
         }
         last = index == len(self.phases) - 1
-        trains_student = any(original(m) is self.student for modules in owned.values() for m in modules)
+        trains_student = any(
+            original(phase.modules[role]) is self.student for roles in phase.trains.values() for role in roles
+        )
         if last and self.training.ema is not None and trains_student:
             self.average = AveragedModel(self.student, multi_avg_fn=get_ema_multi_avg_fn(self.training.ema))
             self.kept["average"] = self.average
         if restored is not None:
-            files.unpack(*restored, self.kept, optimizers)
-            self._take_share(restored[0])
+            restore(*restored, self.kept, optimizers, self.team)
         with ExitStack() as stack:
             players = {role: self._on_stage(stack, phase, role) for role in phase.modules}
+            act = Act(phase, players, parameters, optimizers)
             if self.watch:
                 self.watch.phase(phase.name, self.epochs[index], self.loader.steps, self.position.epoch, phase.notes)
             while self.position.epoch < self.epochs[index] and not self.position.finished:
-                self._run_epoch(phase, index, players, owned, parameters, optimizers)
-                self._end_epoch(phase, optimizers, last and trains_student)
-        self._keep_modules(phase)
+                self._run_epoch(act, index)
+                self._end_epoch(act, last and trains_student)
+        self.keeper.artefacts(phase)
         self.position.phase, self.position.epoch, self.position.step = index + 1, 0, 0
         self.position.first_step = self.position.global_step
 
@@ -297,19 +247,9 @@ class _Session:
         stack.enter_context(without_limit())
         return torch.compile(window)
 
-    def _run_epoch(
-        self,
-        phase: Phase,
-        index: int,
-        players: Mapping[str, Callable[..., Any]],
-        owned: Mapping[str, list[nn.Module]],
-        parameters: Mapping[str, list[nn.Parameter]],
-        optimizers: Mapping[str, torch.optim.Optimizer],
-    ) -> None:
-        training = {id(m) for modules in owned.values() for m in modules}
-        for module in phase.modules.values():
-            module.train(id(module) in training)
-            self._rest(module)
+    def _run_epoch(self, act: Act, index: int) -> None:
+        phase = act.phase
+        set_modes(phase, self.trainable)
         at, steps = self.position, self.loader.steps
         epochs, before = self.epochs[index], sum(self.epochs[:index])
         every = max(1, (steps or 500) // LINES_PER_EPOCH)
@@ -324,35 +264,36 @@ class _Session:
         started, saved = time.perf_counter(), time.perf_counter()
         seen_before = at.images
         while True:
-            here = seed_for(self.seed, *place, at.step, self.team.rank)
-            seed_everything(here)
+            seed = seed_for(self.seed, *place, at.step, self.team.rank)
+            seed_everything(seed)
             batch = next(batches, None)
             if batch is None:
                 break
             batch = to_device(batch, self.team.device, self.training.channels_last)
             epoch = at.epoch + (at.step / steps if steps else 0.0)
             done = at.global_step - at.first_step
-            moment = Moment(torch.Generator(self.team.device).manual_seed(here), epoch, epochs, done, steps)
+            moment = Moment(torch.Generator(self.team.device).manual_seed(seed), epoch, epochs, done, steps)
             rates = {
                 player: optim.set_rate(o, self.training.schedule.factor(moment.progress))
-                for player, o in optimizers.items()
+                for player, o in act.optimizers.items()
             }
-            count = self._step(phase, players, batch, moment, parameters, optimizers)
+            here = self._place(phase, batch)
+            count, terms = take_step(act, batch, moment, here, self.team, self.training)
+            self.tally.add(here, terms)
             if self.average is not None:
                 self.average.update_parameters(self.student)
             at.step, at.global_step, at.images = at.step + 1, at.global_step + 1, at.images + count
             if at.global_step in self.training.snapshots:
-                self._keep_snapshot(at.global_step)
+                self.keeper.snapshot(self.student, at.global_step)
             now = time.perf_counter()
             if at.step % every == 0 or at.step == steps:
-                terms = self._flush(phase, epoch, rates)
+                said = self._flush(phase, epoch, rates)
                 if self.watch:
-                    self.watch.step(at.epoch, at.step, terms, (at.images - seen_before) / max(now - started, 1e-9))
+                    self.watch.step(at.epoch, at.step, said, (at.images - seen_before) / max(now - started, 1e-9))
             stopping, saving = self._asked(now - saved > self.training.checkpoint)
             if stopping or saving:
                 at.seconds, started, seen_before = at.seconds + now - started, now, at.images
-                self._collect()
-                self._save(optimizers)
+                self._save(act)
                 saved = time.perf_counter()
             if stopping:
                 raise Interrupted(f"stopped at {self.name}, {phase.name}, epoch {at.epoch + 1}, step {at.step}")
@@ -363,256 +304,69 @@ class _Session:
         self._flush(phase, at.epoch + 1.0, {})
         at.seconds += time.perf_counter() - started
 
-    def _end_epoch(self, phase: Phase, optimizers: Mapping[str, torch.optim.Optimizer], measures: bool) -> None:
+    def _end_epoch(self, act: Act, measures: bool) -> None:
         at = self.position
         self.team.average_buffers(self.kept.values())
         at.epoch, at.step = at.epoch + 1, 0
-        line: dict[str, Any] = {"phase": phase.name, "epoch": at.epoch}
+        line: dict[str, Any] = {"phase": act.phase.name, "epoch": at.epoch}
         if measures and self.validate is not None:
             shown = self.student if self.average is None else self.average.module
             line["validation"] = found = self.validate(shown)
             if at.best is None or _better(found, at.best["validation"]):
                 at.best = {"epoch": at.epoch, "validation": found}
-                self._keep_best(shown)
+                self.keeper.best(shown)
             patience = self.training.patience
             at.finished = patience is not None and at.epoch - at.best["epoch"] >= patience
         at.history.append(line)
-        self._log({"kind": "epoch", **line, "seconds": round(at.seconds, 3)})
+        self.keeper.log({"kind": "epoch", **line, "seconds": round(at.seconds, 3)})
         if self.watch:
             self.watch.epoch(at.epoch, line.get("validation"))
-        if self.folder is not None:
-            self._save(optimizers)
+        self._save(act)
 
-    # -- one step ----------------------------------------------------------------------------------
+    # -- what is left behind -----------------------------------------------------------------------
 
-    def _step(
-        self,
-        phase: Phase,
-        players: Mapping[str, Callable[..., Any]],
-        batch: Batch,
-        moment: Moment,
-        parameters: Mapping[str, list[nn.Parameter]],
-        optimizers: Mapping[str, torch.optim.Optimizer],
-    ) -> int:
-        """Run the step's generator on every part of the batch in turn, one update at a time."""
-        parts = split(batch, self.training.accumulate)
-        sizes = [batch_size(part.inputs) for part in parts]
-        mine = sum(sizes)
-        whole = mine
-        if self.team.world > 1:
-            whole = int(self.team.total(torch.tensor(float(mine), device=self.team.device)).item())
-        steps = [phase.step(players, part, moment) for part in parts]
-        terms: dict[str, Tensor] = {}
-        while True:
-            player: str | None = None
-            for step, size in zip(steps, sizes, strict=True):
-                with autocast(self.team.device, self.training.precision):
-                    update = self._next(step, phase, batch)
-                if update is None:
-                    continue
-                if player not in (None, update.player):
-                    raise LimbeckError(
-                        f"phase {phase.name!r} asks for a step of {player!r} for one part of a batch and of {update.player!r} "
-                        "for another; with training.accumulate, the order of players must not depend on the samples"
-                    )
-                player = update.player
-                loss = self._sum(update, size * self.team.world / whole, size / mine, terms, phase, batch)
-                if player not in optimizers:
-                    raise LimbeckError(
-                        f"phase {phase.name!r} asks for a step of {player!r}, who owns nothing that can be trained: "
-                        "all its parameters are frozen, or it is a quantized program, to be trained before Quantize"
-                    )
-                if not loss.requires_grad:
-                    raise LimbeckError(
-                        f"phase {phase.name!r}: the loss of {player!r} ({', '.join(update.terms)}) does not depend on anything "
-                        f"that {player!r} trains"
-                    )
-                torch.autograd.backward(loss, inputs=parameters[player])
-            if player is None:
-                break
-            self.team.average_gradients(parameters[player])
-            if self.training.clip is not None:
-                torch.nn.utils.clip_grad_norm_(parameters[player], self.training.clip)
-            optimizers[player].step()
-            optimizers[player].zero_grad(set_to_none=True)
-        if terms:
-            self.pending.append((self._place(phase, batch), terms))
-        return whole
-
-    def _next(self, step: Iterator[Update], phase: Phase, batch: Batch) -> Update | None:
-        try:
-            return next(step, None)
-        except NonFiniteError as error:
-            raise NonFiniteError(self._where(self._place(phase, batch), str(error))) from error
-        except ShapeError as error:  # a last batch that is too small, say
-            raise ShapeError(f"{self.name}, {self._place(phase, batch)}: {error}") from error
-        except ValueError as error:
-            if "more than 1 value per channel" not in str(error):
-                raise
-            raise DataError(
-                f"{self.name}, {self._place(phase, batch)}: batch normalisation cannot train on a single sample ({error}); "
-                "leave out a last batch of one (drop_last=True), or lower training.accumulate"
-            ) from error
-
-    def _sum(
-        self, update: Update, share: float, part: float, terms: dict[str, Tensor], phase: Phase, batch: Batch
-    ) -> Tensor:
-        """The loss of an update, scaled so that parts and processes add up to the mean over the batch."""
-        total: Tensor | None = None
-        values: dict[str, Tensor] = {}
-        for name, term in update.terms.items():
-            mean = term.value.mean()
-            values[f"{update.player}/{name}"] = mean.detach()
-            weighted = term.weight * mean
-            total = weighted if total is None else total + weighted
-        if total is None:
-            raise LimbeckError(f"phase {phase.name!r}: an update of {update.player!r} came without terms")
-        values[f"{update.player}/loss"] = total.detach()
-        # On a CPU this look is free, and comes before the weights have moved.
-        if total.device.type == "cpu" and not math.isfinite(total.item()):
-            raise NonFiniteError(
-                self._where(self._place(phase, batch), _culprit({k: v.item() for k, v in values.items()}))
-            )
-        for name, value in values.items():
-            terms[name] = terms[name] + part * value if name in terms else part * value
-        return share * total
-
-    def _place(self, phase: Phase, batch: Batch) -> _Place:
+    def _place(self, phase: Phase, batch: Batch | None = None) -> Place:
         at = self.position
-        return _Place(phase.name, at.epoch, at.step, at.global_step, batch.rows)
-
-    def _where(self, place: _Place, what: str) -> str:
-        kept = "" if self.folder is None else f" The last good checkpoint is kept in {self.folder}."
-        return f"{self.name}, {place}: {what}.{kept} Try a lower learning rate, gradient clipping (training.clip), or fp32."
-
-    def _collect(self) -> None:
-        """Bring the terms of the last steps to the CPU at once, and check them."""
-        pending, self.pending = self.pending, []
-        if not pending:
-            return
-        values = iter(torch.stack([v.float() for _, terms in pending for v in terms.values()]).tolist())
-        for place, terms in pending:
-            row = {name: next(values) for name in terms}
-            if not all(map(math.isfinite, row.values())):
-                raise NonFiniteError(self._where(place, _culprit(row)))
-            self.position.waiting.append((place.global_step, row))
+        rows = None if batch is None else batch.rows
+        return Place(self.name, phase.name, at.epoch, at.step, at.global_step, rows, self.keeper.folder)
 
     def _flush(self, phase: Phase, epoch: float, rates: Mapping[str, float]) -> dict[str, float]:
         """Write the terms of the last steps into the log, and give them back, as means."""
-        self._collect()
+        self.position.waiting += self.tally.collect()
         waiting, self.position.waiting = self.position.waiting, []
         if not waiting:
             return {}
-        found: dict[str, list[float]] = {}
-        for _, row in waiting:
-            for name, value in row.items():
-                found.setdefault(name, []).append(value)
-        means = {name: sum(row) / len(row) for name, row in found.items()}
-        self._log(
+        found = means(row for _, row in waiting)
+        self.keeper.log(
             {
                 "kind": "step",
                 "phase": phase.name,
                 "step": waiting[-1][0] + 1,
                 "epoch": round(epoch, 4),
                 "lr": rates,
-                "terms": {n: v for n, v in means.items() if not n.endswith("/loss")},
-                "loss": {n.removesuffix("/loss"): v for n, v in means.items() if n.endswith("/loss")},
+                "terms": {n: v for n, v in found.items() if not n.endswith("/loss")},
+                "loss": {n.removesuffix("/loss"): v for n, v in found.items() if n.endswith("/loss")},
             }
         )
-        return means
+        return found
 
-    # -- files -------------------------------------------------------------------------------------
+    def _save(self, act: Act) -> None:
+        """A checkpoint, after a look at all that it would keep: what is broken must not replace what is good."""
+        self.position.waiting += self.tally.collect()
+        if self.keeper.folder is not None:
+            self._check_weights(act.phase)
+        self.keeper.save(self.position, self.kept, act.optimizers)
 
-    def _log(self, line: Mapping[str, Any]) -> None:
-        if self.folder is None or not self.team.leads:
-            return
-        path = self.folder / "steps.jsonl"
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("a") as file:
-                file.write(json.dumps(line) + "\n")
-                file.flush()
-                self.position.log_bytes = file.tell()
-        except OSError as error:
-            raise RunFolderError(
-                f"cannot write {path}: {error.strerror or error}; make room or choose another --out, "
-                "and start the same command again to go on"
-            ) from error
-
-    def _keep_best(self, model: nn.Module) -> None:
-        if self.folder is None:
-            self.fit.best_state = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
-        elif self.team.leads:
-            save_weights(model, self.folder / "best.safetensors")
-
-    def _keep_snapshot(self, step: int) -> None:
-        """Before any checkpoint of this step is written: a run that goes on from one has the file already."""
-        if self.folder is None:
-            self.fit.snapshots[step] = {k: v.detach().cpu().clone() for k, v in self.student.state_dict().items()}
-        elif self.team.leads:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            save_weights(self.student, self.folder / f"step-{step}.safetensors")
-
-    def _keep_modules(self, phase: Phase) -> None:
-        """Also where a phase was over already: a run may have been killed between its last checkpoint and this."""
-        if self.folder is not None and self.team.leads:
-            for role in phase.keeps:
-                save_weights(original(phase.modules[role]), self.folder / f"{role}.safetensors")
-
-    def _save(self, optimizers: Mapping[str, torch.optim.Optimizer]) -> None:
-        if self.folder is not None:
-            self._check_weights()
-        shares = self._shares() if self.folder is not None else {}
-        if self.folder is not None and self.team.leads:
-            tensors, numbers = files.pack(self.kept, optimizers)
-            tensors.update(shares)
-            files.save(self.folder / "checkpoint.safetensors", self.position, tensors, numbers, self.identity)
-        self.team.wait()
-
-    def _shares(self) -> dict[str, Tensor]:
-        """The buffers of every process: inside an epoch each has counted its own part of the batches."""
-        if self.team.world == 1:
-            return {}
-        return {
-            f"share/{role}/{name}": self.team.gather(buffer)
-            for role, module in self.kept.items()
-            for name, buffer in module.named_buffers()
-            if buffer.dtype != torch.bool
-        }
-
-    def _take_share(self, tensors: Mapping[str, Tensor]) -> None:
-        for role, module in self.kept.items():
-            for name, buffer in module.named_buffers():
-                found = tensors.get(f"share/{role}/{name}")
-                if found is not None and len(found) == self.team.world:
-                    buffer.copy_(found[self.team.rank])
-
-    def _check_weights(self) -> None:
-        """A finite loss can have a gradient that is not: such weights must not replace a good checkpoint."""
+    def _check_weights(self, phase: Phase) -> None:
+        """A finite loss can have a gradient that is not."""
         for role, module in self.kept.items():
             for name, p in module.named_parameters():
                 if p.requires_grad and not bool(torch.isfinite(p).all()):
-                    at = self.position
-                    place = _Place(self.phases[at.phase].name, at.epoch, at.step, at.global_step)
-                    raise NonFiniteError(self._where(place, f"the weights {name!r} of {role!r} are no longer finite"))
-
-    def _restore(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        if self.folder is None:
-            return None
-        found = files.load(self.folder / "checkpoint.safetensors", self.identity, self.team.device)
-        log = self.folder / "steps.jsonl"
-        if self.team.leads and log.exists():
-            with log.open("r+b") as file:
-                file.truncate(min(found[0].log_bytes if found else 0, log.stat().st_size))
-        self.team.wait()
-        if found is None:
-            return None
-        self.position = found[0]
-        return found[1], found[2]
+                    raise self._place(phase).trouble(f"the weights {name!r} of {role!r} are no longer finite")
 
     def _asked(self, due: bool) -> tuple[bool, bool]:
         """Whether any process was asked to stop, and whether a checkpoint is due by the leader's clock."""
-        due = due and self.folder is not None and self.team.leads
+        due = due and self.keeper.folder is not None and self.team.leads
         if self.team.world == 1:
             return self.stop.asked, due
         asked = torch.tensor([float(self.stop.asked), float(due)], device=self.team.device)
@@ -625,44 +379,3 @@ def _better(found: Mapping[str, float], best: Mapping[str, float]) -> bool:
     if math.isnan(best["accuracy"]):
         return not math.isnan(found["accuracy"])
     return (found["accuracy"], -found["loss"]) > (best["accuracy"], -best["loss"])
-
-
-def _require_one_owner(phase: Phase, parameters: Mapping[str, Sequence[nn.Parameter]]) -> None:
-    """Two names for one module would let two players train the same weights, or one train what nobody may."""
-    owner = {id(p): player for player, group in parameters.items() for p in group}
-    for player, group in parameters.items():
-        if any(owner[id(p)] != player for p in group):
-            others = sorted({owner[id(p)] for p in group} - {player})
-            raise LimbeckError(
-                f"phase {phase.name!r}: {player!r} and {', '.join(map(repr, others))} train the same weights"
-            )
-    for role in phase.frozen:
-        shared = {owner[id(p)] for p in phase.modules[role].parameters() if id(p) in owner}
-        if shared:
-            raise LimbeckError(
-                f"phase {phase.name!r}: nobody trains {role!r}, but {', '.join(map(repr, sorted(shared)))} trains some of "
-                "its weights under another name"
-            )
-
-
-def _kept(phases: Sequence[Phase]) -> dict[str, nn.Module]:
-    """The modules that are trained in some phase, by the names that they have in a checkpoint."""
-    names = [phase.name for phase in phases]
-    if len(set(names)) < len(names):
-        raise LimbeckError(
-            f"two phases of this method have the same name ({', '.join(names)}); their seeds come from it"
-        )
-    kept: dict[str, nn.Module] = {}
-    for phase in phases:
-        for role in (role for roles in phase.trains.values() for role in roles):
-            module = original(phase.modules[role])
-            if kept.setdefault(role, module) is not module:  # another phase calls another module so
-                kept[f"{role} of {phase.name}"] = module
-    return kept
-
-
-def _culprit(values: Mapping[str, float]) -> str:
-    bad = [name for name, value in values.items() if not math.isfinite(value)]
-    named = [name for name in bad if not name.endswith("/loss")] or bad
-    rest = ", ".join(f"{name} = {value:.4g}" for name, value in values.items())
-    return f"non-finite term {', '.join(repr(n) for n in named)} (all terms: {rest})"
