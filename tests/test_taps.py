@@ -12,9 +12,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from limbeck.errors import LimbeckError, TapError
+from limbeck.layers import hidden_layers, match, middle, stage_ends
 from limbeck.models import build
 from limbeck.phase import logits_of
-from limbeck.taps import Tapped, capture, hidden_layers, look, match, middle, shapes, stage_ends
+from limbeck.taps import Tapped, capture, look, shapes
 
 
 def mlp():

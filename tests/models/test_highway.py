@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from limbeck import models, taps
+from limbeck import layers, models, taps
 from limbeck.errors import HyperParameterError, ShapeError
 from limbeck.models.highway import HighwayLayer
 
@@ -116,7 +116,7 @@ def test_pictures_and_vectors():
 
 def test_layers_are_found_and_begin_by_carrying():
     net = make(layers=5, width=4)
-    assert [name for name, _ in taps.hidden_layers(net, torch.zeros(2, 6))] == [
+    assert [name for name, _ in layers.hidden_layers(net, torch.zeros(2, 6))] == [
         "project",
         *(f"layer{k}" for k in range(1, 6)),
     ]

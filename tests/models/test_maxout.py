@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from limbeck import models, taps
+from limbeck import layers, models, taps
 from limbeck.errors import HyperParameterError, ShapeError
 from limbeck.models.maxout import Maxout, Shrink, maxout_conv, maxout_linear
 
@@ -135,7 +135,7 @@ def test_hint_and_guided_layer_are_the_second_poolings(name):
 def test_the_middle_layers_are_found():
     torch.manual_seed(0)
     student, teacher = models.build("fitnet1", classes=10), models.build("maxout_cifar", classes=10)
-    assert taps.middle(student, teacher, torch.zeros(1, 3, 32, 32)) == ("layer2", "layer2")
+    assert layers.middle(student, teacher, torch.zeros(1, 3, 32, 32)) == ("layer2", "layer2")
 
 
 @pytest.mark.parametrize("size", [4, 5, 7, 16])

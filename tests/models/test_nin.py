@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from limbeck import models, taps
+from limbeck import layers, models, taps
 from limbeck.errors import HyperParameterError
 
 # (kernel, inside, outside, side of the map) of every convolution, from the description of the network
@@ -48,7 +48,7 @@ def test_taps():
         (96,),
         (10,),
     ]
-    assert [name for name, _ in taps.stage_ends(net, torch.zeros(2, 3, 32, 32))] == ["layer1", "layer2", "layer3"]
+    assert [name for name, _ in layers.stage_ends(net, torch.zeros(2, 3, 32, 32))] == ["layer1", "layer2", "layer3"]
 
 
 def test_the_mean_may_come_before_the_last_layer():

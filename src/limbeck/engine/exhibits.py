@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.engine.evaluate import reliability
+from limbeck.layers import stage_ends
 from limbeck.losses import attention_map
-from limbeck.taps import look, stage_ends
+from limbeck.taps import look
 
 TEMPERATURE = 4.0
 

@@ -64,9 +64,9 @@ def choose(cast: Cast, pair: Pair | None, layer: Layer) -> Chosen:
 
 
 def _usual(role: str, model: nn.Module, inputs: Any, layer: Layer) -> str:
-    from limbeck import taps
+    from limbeck import layers, taps
 
-    ends = [name for name, _ in taps.stage_ends(model, inputs)]
+    ends = [name for name, _ in layers.stage_ends(model, inputs)]
     last_map = ends[-1] if ends else None
     head = last_linear(model, inputs)
     vector = None if head is None else f"{head}:in"

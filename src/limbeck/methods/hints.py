@@ -54,10 +54,10 @@ def settle_hint(cast: Cast, pair: Pair | None, *, regressor: Literal["paper", "b
         TapError: a layer does not exist, or none was given and a network has no layers to choose.
         ShapeError: no regressor fits the two layers.
     """
-    from limbeck import connectors, taps
+    from limbeck import connectors, layers, taps
 
     models, inputs = cast.pick("student", "teacher"), cast.example.inputs
-    guided, hint = pair or taps.middle(models["student"], models["teacher"], inputs)
+    guided, hint = pair or layers.middle(models["student"], models["teacher"], inputs)
     ours = taps.look(models["student"], inputs, (guided,)).taps[guided]
     theirs = taps.look(models["teacher"], inputs, (hint,)).taps[hint]
     if activation == "auto":

@@ -95,9 +95,10 @@ def settle(cast: Cast, pairs: tuple[Pair, ...], *, method: str) -> Settled:
         ShapeError: a layer gives something else than maps ``[channels, height, width]``.
     """
     from limbeck import taps
+    from limbeck.layers import match
 
     models, inputs = cast.pick("student", "teacher"), cast.example.inputs
-    chosen = pairs or taps.match(models["student"], models["teacher"], inputs)
+    chosen = pairs or match(models["student"], models["teacher"], inputs)
     how = "pairs" if pairs else "pairs (chosen by depth)"
     settled = Settled(chosen, f"{how}: " + ", ".join(f"{s} -> {t}" for s, t in chosen))
     seen = {

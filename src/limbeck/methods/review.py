@@ -128,11 +128,11 @@ class ReviewKD:
 
 def _usual(cast: Cast) -> tuple[Pair, ...]:
     """The stage ends, and the vectors before the classifiers."""
-    from limbeck import taps
+    from limbeck.layers import match
 
     student, teacher, inputs = cast.models["student"], cast.models["teacher"], cast.example.inputs
     last = before_the_classifier(student, inputs), before_the_classifier(teacher, inputs)
-    ends = taps.match(student, teacher, inputs)
+    ends = match(student, teacher, inputs)
     return (*ends, (last[0], last[1])) if last[0] and last[1] else ends
 
 

@@ -120,11 +120,11 @@ def link(
         HyperParameterError: the rate leaves no channel.
         WeightsError: the file cannot be read, or does not fit.
     """
-    from limbeck import connectors, taps
+    from limbeck import connectors, layers, taps
     from limbeck.models import load_weights
 
     two, inputs = beside(cast, teacher), cast.example.inputs
-    chosen = pair or taps.match(two.models["student"], two.models["teacher"], inputs)[-1]
+    chosen = pair or layers.match(two.models["student"], two.models["teacher"], inputs)[-1]
     settle(two, (chosen,), method=title)
     ours = taps.shapes(two.models["student"], inputs, (chosen[0],))[chosen[0]][1:]
     theirs = taps.shapes(two.models["teacher"], inputs, (chosen[1],))[chosen[1]][1:]
