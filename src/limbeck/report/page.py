@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.errors import RunFolderError
-from limbeck.report import charts, compressed, exhibits, pictures, words
+from limbeck.report import charts, compressed, exhibits, learning, pictures, words
 from limbeck.report.draw import Chart
 from limbeck.report.ledger import layer_tables, ledger
 from limbeck.report.read import Curves, Run, number, read_curves, read_run
@@ -123,11 +123,11 @@ def _epochs_of(run: Run, stage: str) -> dict[str, float]:
 
 def _metric_charts(run: Run, curves: Mapping[str, Mapping[int, Curves]], colours: Mapping[str, int]) -> list[Chart]:
     every = (m for by_seed in curves.values() for c in by_seed.values() for e in c.epochs for m in e.validation)
-    names = sorted(set(every), key=lambda m: (list(charts.METRICS).index(m) if m in charts.METRICS else 9, m))
+    names = sorted(set(every), key=lambda m: (list(learning.METRICS).index(m) if m in learning.METRICS else 9, m))
     found = []
     for i, name in enumerate(names):
-        lines = {s: charts.metric_lines(by_seed, name, _epochs_of(run, s)) for s, by_seed in curves.items()}
-        found.append(charts.metric(f"metric-{i}", name, lines, colours))
+        lines = {s: learning.metric_lines(by_seed, name, _epochs_of(run, s)) for s, by_seed in curves.items()}
+        found.append(learning.metric(f"metric-{i}", name, lines, colours))
     return [chart for chart in found if chart]
 
 
@@ -135,7 +135,9 @@ def _loss_charts(curves: Mapping[str, Mapping[int, Curves]]) -> list[Chart]:
     found = []
     for stage, by_seed in curves.items():
         phases = dict.fromkeys(p for c in by_seed.values() for p in c.phases)
-        found += [charts.loss_terms(f"loss-{len(found) + i}", stage, phase, by_seed) for i, phase in enumerate(phases)]
+        found += [
+            learning.loss_terms(f"loss-{len(found) + i}", stage, phase, by_seed) for i, phase in enumerate(phases)
+        ]
     return [chart for chart in found if chart]
 
 
