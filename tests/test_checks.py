@@ -9,9 +9,10 @@ import torch
 
 from limbeck import checks
 from limbeck.data.spec import CIFAR10, Augment, Data, Digits, ImageFolder
-from limbeck.methods import KD, NST, AttentionTransfer, FitNets, LogitMatching
+from limbeck.methods import KD, NST, RKD, AttentionTransfer, FitNets, GroupedKD, LogitMatching, SimilarityPreserving
 from limbeck.models import build, save_weights
 from limbeck.recipe import Distill, Evaluate, Model, Recipe, Train
+from limbeck.settings import Training
 
 
 def recipe(method, *, teacher=None, student=None, source=None, weights=None):
@@ -137,3 +138,38 @@ def test_what_the_data_does_not_allow():
 def test_shapes_that_need_no_files():
     assert checks.data_shape(recipe(KD())) == ((3, 32, 32), 10)
     assert checks.data_shape(recipe(KD(), source=Digits())) == ((1, 8, 8), 10)
+
+
+@pytest.mark.parametrize(
+    ("method", "training", "text"),
+    [
+        (RKD(), Training(epochs=2, batch_size=4, accumulate=2), "needs a batch of at least 3; this one has 2"),
+        (SimilarityPreserving(), Training(epochs=2, batch_size=1), "batch"),
+        (FitNets(), Training(epochs=1), "training.epochs = 1: too few for the 2 phases of this method"),
+        (
+            FitNets(hint_share=0.5),
+            Training(epochs=1),
+            "nothing would be left for",
+        ),
+    ],
+)
+def test_training_that_leaves_a_method_too_little(method, training, text):
+    """As many samples as a part of a batch will have, as many epochs as there will be."""
+    whole = recipe(method, student=Model(name="resnet8"))
+    stages = tuple(replace(s, training=training) if isinstance(s, Distill) else s for s in whole.stages)
+    ((place, found),) = checks.deep(replace(whole, stages=stages))
+    assert place == ("stages", 1, "method")
+    assert text in found
+
+
+def test_a_student_of_fewer_classes_than_the_labels():
+    two = Model(name="digits_cnn_thin", options={"classes": 2})
+    groups = ((0, 2, 4, 6, 8), (1, 3, 5, 7, 9))
+
+    def found(labels):
+        method = GroupedKD(groups=groups, labels=labels)
+        return checks.deep(recipe(method, teacher=Model(name="digits_cnn"), student=two, source=Digits()))
+
+    assert found("fine") == []
+    ((_, text),) = found("coarse")
+    assert text.endswith("in [0, 2). The labels of this data are of 10 classes (these are made up)")

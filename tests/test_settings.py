@@ -71,7 +71,9 @@ def test_settings_outside_their_range(cls, given, text):
 
 def test_weights_of_losses():
     require_weights(soft=0.0, hard=1.0)
-    require_weights(soft=Ramp(start=0, end=0), hard=0)
+    require_weights(soft=Ramp(start=0, end=1), hard=0)
+    with pytest.raises(HyperParameterError, match="soft, hard: all are zero, so nothing would be learnt"):
+        require_weights(soft=Ramp(start=0, end=0), hard=0)
     with pytest.raises(HyperParameterError, match="soft, hard: all are zero, so nothing would be learnt"):
         require_weights(soft=0, hard=0.0)
     with pytest.raises(HyperParameterError, match="soft = nan: a loss weight is zero or more"):

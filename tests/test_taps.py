@@ -507,7 +507,7 @@ def test_a_network_without_maps_is_an_error_that_says_what_to_do():
         match(build("mlp", classes=3), build("resnet8", classes=3), torch.zeros(1, 3, 32, 32))
     assert str(error.value) == (
         "the student (mlp) returns no [batch, channels, height, width] maps from any module (but maybe from a patch "
-        "embedding), so no layer pairs can be chosen; name them: pairs=[(student layer, teacher layer)]"
+        "embedding), so no layers can be chosen; name them: pairs=[(student layer, teacher layer)]"
     )
     with pytest.raises(TapError, match=r"the teacher \(Sequential\) returns no"):
         match(
@@ -594,3 +594,11 @@ def test_one_tap_may_be_given_as_it_is():
     ):
         pass
     assert not hooks(net)
+
+
+def test_a_message_names_the_setting_that_the_method_has():
+    from limbeck.layers import match
+
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    with pytest.raises(TapError, match=r"no layers can be chosen; name them: pair=\(s, t\)"):
+        match(plain, plain, torch.zeros(1, 1, 2, 2), setting="pair=(s, t)")

@@ -15,7 +15,7 @@ from limbeck.compress.finished import require_unfinished
 from limbeck.data.images import Splits
 from limbeck.data.spec import CIFAR10
 from limbeck.engine.rehearsal import rehearse
-from limbeck.errors import DataError, HyperParameterError, LimbeckError, NonFiniteError, RecipeError
+from limbeck.errors import DataError, HyperParameterError, LimbeckError, NonFiniteError, RecipeError, TargetError
 from limbeck.methods.assistants import TeacherAssistant
 from limbeck.models import build, load_weights
 from limbeck.models.ensemble import Ensemble as Average
@@ -38,6 +38,7 @@ from limbeck.recipe import (
     student_of,
     teachers_of,
 )
+from limbeck.settings import Training
 from limbeck.taps import title
 
 
@@ -155,9 +156,12 @@ def _rehearsed(
 ) -> list[tuple[Path, str]]:
     try:
         require_unfinished(models["student"], type(stage.method).__name__)
-        rehearse(stage.method, models, batch, classes)
+        rehearse(stage.method, models, _part_of(batch, stage.training), classes, stage.training.epochs)
     except NonFiniteError:
         pass  # made-up images through fresh weights prove nothing about real ones
+    except TargetError as error:
+        text = f"{error}. The labels of this data are of {classes} classes (these are made up)"
+        return [((*place, "method"), text)]
     except LimbeckError as error:
         return [((*place, "method"), str(error))]
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
@@ -165,6 +169,12 @@ def _rehearsed(
         text = f"one step of {type(stage.method).__name__} on images of {list(shape)} fails for {cast}: {type(error).__name__}: {error}"
         return [(place, text)]
     return []
+
+
+def _part_of(batch: Batch, training: Training) -> Batch:
+    """As many samples as the smallest part of a batch has in training, but no more than there are here."""
+    n = max(1, training.batch_size // min(training.accumulate, training.batch_size))
+    return Batch(*(None if value is None else value[:n] for value in batch))
 
 
 def _compressed(

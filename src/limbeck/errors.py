@@ -78,11 +78,16 @@ class Interrupted(LimbeckError):
 
 
 def near(name: str, known: Iterable[str], n: int = 3) -> list[str]:
-    """The known names that `name` may have been meant to be, best first."""
+    """The known names that `name` may have been meant to be, best first; initials count as a name.
+
+    >>> near("at", ["kd", "attention_transfer"])
+    ['attention_transfer']
+    """
     names = [str(k) for k in known]
     lower = {k.lower(): k for k in reversed(names)}
     found = difflib.get_close_matches(str(name).lower(), list(lower), n=n, cutoff=0.55)
-    return [lower[f] for f in found]
+    short = [k for k in lower if len(name) > 1 and "".join(word[:1] for word in k.split("_")) == str(name).lower()]
+    return [lower[f] for f in dict.fromkeys((*short, *found))][:n]
 
 
 def unknown(what: str, name: str, known: Iterable[str], where: str = "") -> str:

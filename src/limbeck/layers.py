@@ -106,11 +106,13 @@ def _by_depth(short: Sequence[str], long: Sequence[str]) -> list[tuple[str, str]
     return [(name, long[max(0, round((i + 1) * len(long) / len(short)) - 1)]) for i, name in enumerate(short)]
 
 
-def match(student: nn.Module, teacher: nn.Module, inputs: Any) -> Pairs:
+def match(
+    student: nn.Module, teacher: nn.Module, inputs: Any, *, setting: str = "pairs=[(student layer, teacher layer)]"
+) -> Pairs:
     """Layer pairs (student, teacher) for when the user names none.
 
     The ends of the resolution stages of both networks, matched by relative depth; each stage of the
-    network with fewer stages gets one partner.
+    network with fewer stages gets one partner.  ``setting`` is how the user would name layers, for the message.
 
     Raises:
         TapError: one of the networks has no maps with a spatial extent.
@@ -121,7 +123,7 @@ def match(student: nn.Module, teacher: nn.Module, inputs: Any) -> Pairs:
         if not ends:
             raise TapError(
                 f"the {role} ({title(model)}) returns no [batch, channels, height, width] maps "
-                "from any module (but maybe from a patch embedding), so no layer pairs can be chosen; name them: pairs=[(student layer, teacher layer)]"
+                f"from any module (but maybe from a patch embedding), so no layers can be chosen; name them: {setting}"
             )
         names.append(ends)
     ours, theirs = names

@@ -80,12 +80,21 @@ def at(weight: Weight, moment: Moment) -> float:
     return weight.at(moment) if isinstance(weight, Ramp) else float(weight)
 
 
+def off(weight: Weight) -> bool:
+    """Whether a term with this weight is left out: it is zero, from beginning to end.
+
+    >>> off(0.0), off(0.1), off(Ramp(start=1, end=0)), off(Ramp(start=0, end=0))
+    (True, False, False, True)
+    """
+    return weight.start == weight.end == 0 if isinstance(weight, Ramp) else weight == 0
+
+
 def require_weights(*, some: bool = True, **weights: Weight) -> None:
     """Check loss weights: none negative, and (unless ``some`` is False) not all of them zero."""
     for name, weight in weights.items():
         if not isinstance(weight, Ramp):
             require(finite(weight) and weight >= 0, name, weight, "a loss weight is zero or more")
-    if some and all(not isinstance(w, Ramp) and w == 0 for w in weights.values()):
+    if some and all(map(off, weights.values())):
         raise HyperParameterError(f"{', '.join(weights)}: all are zero, so nothing would be learnt")
 
 

@@ -93,6 +93,12 @@ def test_one_method_is_explained(name, capsys):
     assert line["settings"]
     assert all(setting["text"] for setting in line["settings"]), "every setting says what it is"
     assert "paper" in line["presets"]
+    assert line["sources_of_presets"], "where the numbers come from"
+    assert line["deviations"]
+    assert "Deviations from the source" in page
+    assert " ".join(
+        line["deviations"].replace("`", "").replace("*recalled*", "recalled").replace("**", "").split()
+    ) in " ".join(page.split())
 
 
 def test_unknown_names_have_near_ones(capsys):

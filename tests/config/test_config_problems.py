@@ -56,6 +56,17 @@ ONE_BY_ONE = [
     ("kind: train\n    ", "", "<text>:7: stages[0]: which stage? The key 'kind' is missing"),
     ("kind: kd, ", "", "<text>:14: stages[1].method: which method? The key 'kind' is missing"),
     ("{kind: kd, temperature: 4}", "[kd]", "<text>:14: stages[1].method.methods: methods = (KD(temperature=4.0"),
+    (
+        "{kind: kd, temperature: 4}",
+        "{kind: fitnets, hint_optimizer: rmsprop}",
+        "<text>:14: stages[1].method.hint_optimizer: expected a mapping (kind, lr, ",
+    ),
+    (
+        "{kind: kd, temperature: 4}",
+        "{kind: feed_sequence, transfer: {preset: benchmrk}}",
+        "<text>:14: stages[1].method.transfer.preset: no preset",
+    ),
+    ("{kind: kd, temperature: 4}", "at", "<text>:14: stages[1].method: no method 'at'; near: attention_transfer"),
     ("{kind: kd, temperature: 4}", "knd", "<text>:14: stages[1].method: no method 'knd'; near: kd"),
     ("kind: kd,", "kind: kdd,", "<text>:14: stages[1].method.kind: no method 'kdd'; near: kd"),
     ("kind: kd,", "kind: 4,", "<text>:14: stages[1].method.kind: expected the name of a method, got the number 4"),

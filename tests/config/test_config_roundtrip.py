@@ -10,7 +10,7 @@ import yaml
 from limbeck import catalog
 from limbeck.config import read, read_recipe, recipe_hash, to_data, to_yaml
 from limbeck.data.spec import CIFAR10, Augment, Data, Digits, ImageFolder, Parquet
-from limbeck.methods import KD, NST, AttentionTransfer, FitNets, Supervised, preset
+from limbeck.methods import KD, NST, AttentionTransfer, FactorTransfer, FitNets, Supervised, preset
 from limbeck.recipe import Distill, Evaluate, Machine, Model, Recipe, Train
 from limbeck.settings import Optimizer, Ramp, Schedule, Training
 
@@ -147,3 +147,14 @@ def test_every_method_and_source_has_a_name_that_comes_back():
 def test_a_number_of_rows_is_written_as_one(written):
     text = f"models: {{s: mlp}}\ndata: {{validation: {written}}}\nstages: [{{kind: train, name: a, model: s}}]\n"
     assert "data: {validation: 5000}\n" in to_yaml(read_recipe(text))
+
+
+def test_a_preset_within_a_method_of_another():
+    text = """
+models: {student: resnet8, teacher: {name: resnet20, weights: t.safetensors}}
+stages:
+  - {kind: distill, name: f, student: student, teacher: teacher, method: {kind: feed_sequence, transfer: {preset: benchmark, rate: 0.75}}}
+"""
+    (stage,) = read_recipe(text).stages
+    assert stage.method.transfer == preset("factor_transfer", "benchmark", rate=0.75)
+    assert stage.method.transfer != FactorTransfer(rate=0.75)

@@ -415,6 +415,31 @@ def test_a_run_that_was_stopped_at_every_step_ends_the_same(tmp_path):
     assert small.same(one, two)
 
 
+def test_a_row_that_the_counting_epoch_missed_is_a_negative_from_the_epoch_after_it_is_met():
+    class Dropping(Rows):
+        """The last batch of every epoch is dropped, and in each epoch it is another one."""
+
+        def epoch(self, epoch, rank=0, world=1, skip=0):
+            batches = list(super().epoch(0))
+            yield from batches[epoch % 2 : len(batches) - 1 + epoch % 2][skip:]
+
+        @property
+        def steps(self):
+            return super().steps - 1
+
+    known = []
+    begin = Memory.begin_epoch
+
+    def spy(self, *, classes):
+        begin(self, classes=classes)
+        known.append(int(self.known))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Memory, "begin_epoch", spy)
+        go(CRD(), None, data=Dropping())
+    assert known == [18, 24, 24], "the second epoch of training knows what the first one met"
+
+
 def test_counting_stands_outside_the_epochs_of_the_stage(tmp_path):
     found, _ = go(CRD(), tmp_path)
     assert [(p["name"], p["epochs"]) for p in found.phases] == [("rows", 1), ("distill", 3)]

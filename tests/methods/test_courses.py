@@ -342,6 +342,7 @@ def test_the_second_loss_has_no_squared_temperature():
         (lambda: TeacherAssistant(assistants="medium"), r"assistants = 'medium': a list of names, such as \[medium\]"),
         (lambda: TeacherAssistant(assistants=("a", "a")), "assistants: 'a' is there 2 times; once is enough"),
         (lambda: TeacherAssistant(assistants=("student",)), "'student' always means the stage's own student"),
+        (lambda: TeacherAssistant(assistants=("teacher",)), "'teacher' always means the stage's own teacher"),
         (lambda: TeacherAssistant(assistants=(".1",)), "'.1' is no name of a model"),
         (lambda: TeacherAssistant(temperature=0), "temperature = 0"),
         (lambda: DefensiveDistillation(temperature=0.5), "temperature = 0.5: 1 or more"),

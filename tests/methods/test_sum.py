@@ -8,6 +8,7 @@ import pytest
 import torch
 from mini_driver import images, moment, run, stage
 
+from limbeck.engine.rehearsal import epochs_of
 from limbeck.errors import HyperParameterError
 from limbeck.methods import KD, NST, AttentionTransfer, FactorTransfer, FitNets, LogitMatching, Sum, Supervised
 from limbeck.phase import Cast, Phase, Term, Update
@@ -82,6 +83,38 @@ def test_what_comes_before_the_last_phase_comes_first_and_keeps_its_name():
     last = phases[-1]
     assert set(last.modules) == {"student", "teacher", "LogitMatching.standardize"}
     assert last.trains == {"student": ("student",)}
+
+
+@pytest.mark.parametrize(
+    ("methods", "epochs"),
+    [
+        ((FitNets(pair=PAIRS[0], hint_share=0.5), NST(hard=0.0, pairs=PAIRS)), [10, 10]),
+        ((NST(hard=0.0, pairs=PAIRS), FitNets(pair=PAIRS[0], hint_share=0.9)), [18, 2]),
+        ((FactorTransfer(pair=PAIRS[0], paraphrase_share=0.5), KD(hard=0.0)), [10, 10]),
+        (
+            (FactorTransfer(pair=PAIRS[0], paraphrase_share=0.2), KD(), FitNets(pair=PAIRS[0], hint_share=0.25)),
+            [4, 5, 11],
+        ),
+    ],
+)
+def test_first_phases_take_what_they_take_alone_and_the_sum_has_the_rest(methods, epochs):
+    assert epochs_of(Sum(*methods).phases(stage()), 20) == epochs
+
+
+def test_first_phases_that_leave_nothing():
+    two = (FitNets(pair=PAIRS[0], hint_share=0.5), FactorTransfer(pair=PAIRS[0], paraphrase_share=0.5))
+    with pytest.raises(HyperParameterError, match=r"takes all of the epochs \(hint 50 %, paraphrase 50 %\)"):
+        Sum(*two).phases(stage())
+
+
+def test_labels_alone_with_their_weight_at_zero_are_nothing():
+    (phase,) = Sum(Supervised(), Supervised(), hard=0).phases(stage())
+    with pytest.raises(
+        HyperParameterError, match="hard = 0: these methods bring nothing but what they learn from the labels"
+    ):
+        run(phase, images())
+    with pytest.raises(HyperParameterError, match="all are zero"):
+        Sum(KD(), NST(), weights=(Ramp(start=0, end=0), 0))
 
 
 def test_two_methods_of_one_kind_do_not_share_their_modules():

@@ -22,6 +22,8 @@ from limbeck.engine.progress import watch_for
 from limbeck.engine.roles import Fit, Stop
 from limbeck.engine.team import Team
 from limbeck.errors import RunFolderError
+from limbeck.grouping import alike, comparable
+from limbeck.methods.grouped import labelled_by, partitions_of
 from limbeck.models.weights import load_weights, save_weights
 from limbeck.phase import Method, seed_for
 from limbeck.randomness import own_random_numbers, seed_everything
@@ -60,10 +62,14 @@ class Job:
         folder = None if self.folder is None else self.folder / name
         return replace(self, folder=folder, name=f"{self.name}.{name}")
 
-    def measure(self, model: nn.Module, batches: Batches) -> tuple[tuple[Tensor, Any], dict[str, float]]:
-        """Scores with their targets, and the metrics."""
+    def measure(
+        self, model: nn.Module, batches: Batches, method: object = None
+    ) -> tuple[tuple[Tensor, Any], dict[str, float]]:
+        """Scores with their targets, and the metrics; classes that the method sums are summed first."""
         layout = {"precision": self.training.precision, "channels_last": self.training.channels_last}
         logits, targets = predictions(model, batches.epoch(0), device=self.team.device, **layout)
+        if labelled := labelled_by(method):
+            logits, targets = comparable(logits, targets, *labelled)
         return (logits, targets), metrics(logits, targets)
 
 
@@ -95,7 +101,7 @@ def _fit(job: Job, method: Method, models: Mapping[str, nn.Module]) -> Record:
     key = identity(job.name, job.seed, method, job.training)
     if folder is not None and (done := _finished(folder, key, bare)) is not None:
         return done
-    before = {role: job.measure(model, tests)[1] for role, model in bare.items()} if tests is not None else {}
+    before = {role: job.measure(model, tests, method)[1] for role, model in bare.items()} if tests is not None else {}
     held = job.held
     result = fit(
         method,
@@ -106,19 +112,19 @@ def _fit(job: Job, method: Method, models: Mapping[str, nn.Module]) -> Record:
         name=job.name,
         team=job.team,
         folder=folder,
-        validate=None if held is None else lambda model: job.measure(model, held)[1],
+        validate=None if held is None else lambda model: job.measure(model, held, method)[1],
         watch=watch_for(Console(), _title(job, method), job.quiet),
         stop=Stop(),
     )
     after, same = {}, None
     if tests is not None:
-        seen = {role: job.measure(model, tests) for role, model in bare.items()}
+        seen = {role: job.measure(model, tests, method) for role, model in bare.items()}
         after = {role: found for role, (_, found) in seen.items()}
         if "teacher" in seen:
             ours, targets = seen["student"][0]
-            theirs = seen["teacher"][0][0]
-            if ours.shape == theirs.shape and ours.ndim <= 2:
-                same = agreement(ours, theirs, independent=targets.ndim == 2)
+            both = alike(ours, seen["teacher"][0][0], partitions_of(method))
+            if both is not None and ours.ndim <= 2:
+                same = agreement(*both, independent=targets.ndim == 2)
     if result.best_state is not None:
         hang(student, best_state=result.best_state)
     record = _record(method, job.seed, result, cost_of(bare, job.loader, job.team), before, after, same, job.team)

@@ -9,6 +9,7 @@ from typing import Any
 from limbeck import catalog
 from limbeck.catalog import Entry
 from limbeck.cli import say
+from limbeck.cli.pages import page_of, section
 
 
 def print_methods(name: str | None, *, as_json: bool) -> None:
@@ -55,7 +56,15 @@ def _line(entry: Entry) -> dict[str, Any]:
 def _details(entry: Entry) -> dict[str, Any]:
     from limbeck.config.docs import body
 
-    return {**_line(entry), "text": body(entry.load()), "settings": settings(entry), "presets": presets(entry)}
+    page = page_of(entry)
+    return {
+        **_line(entry),
+        "text": body(entry.load()),
+        "settings": settings(entry),
+        "presets": presets(entry),
+        "sources_of_presets": section(page, "Presets"),
+        "deviations": section(page, "Deviations"),
+    }
 
 
 def settings(entry: Entry) -> list[dict[str, Any]]:
@@ -102,7 +111,25 @@ def _page(entry: Entry) -> str:
         lines += textwrap.wrap(setting["text"], 100, initial_indent="      ", subsequent_indent="      ")
     parts.append("\n".join(lines))
     found = presets(entry)
+    page = page_of(entry)
     if found:
-        parts.append("\n".join(["Presets", *(f"  {name}: {flow(changes)}" for name, changes in found.items())]))
+        shown = [f"  {name}: {flow(changes)}" for name, changes in found.items()]
+        parts.append("\n".join(["Presets", *shown, *_quoted(section(page, "Presets"))]))
+    if said := _quoted(section(page, "Deviations")):
+        parts.append("\n".join(["Deviations from the source", *said]))
     parts.append(f"A recipe to start from: limbeck new {entry.name} > recipe.yaml")
     return "\n\n".join(part for part in parts if part)
+
+
+def _quoted(text: str) -> list[str]:
+    """A section of a page, wrapped for the terminal: lists stay lists, and marks of the page's format go."""
+    plain = text.replace("`", "").replace("*recalled*", "recalled").replace("**", "")
+    items: list[str] = []
+    for line in plain.splitlines():
+        if line.startswith("- ") or not items:
+            items.append(line)
+        else:
+            items[-1] += f" {line.strip()}"
+    return [
+        row for item in items for row in textwrap.wrap(item, 100, initial_indent="      ", subsequent_indent="        ")
+    ]

@@ -139,6 +139,13 @@ def _chosen(kind: str, value: Any, path: Path, found: list[Problem]) -> Any:
     return build_dataclass(cls, settings, path, found, title=title, named=True, also=also)
 
 
+def _name_of(cls: Any) -> str | None:
+    """What the catalogue calls a method; None for other classes."""
+    return next(
+        (name for name, entry in catalog.entries("method").items() if entry.where.endswith(f":{cls.__name__}")), None
+    )
+
+
 def _preset(name: str, chosen: Any, path: Path, found: list[Problem]) -> Callable[..., Any] | None:
     """What makes the method from changed settings; None if there is no such preset."""
     from limbeck import methods
@@ -188,6 +195,9 @@ def build_dataclass(
             found.append(Problem((*path, "kind"), f"no {said!r} here: it must be a {cls.__name__}"))
             return BROKEN
         del settings["kind"]  # a method in a field of one fixed class may say its kind
+    if make is None and not named and "preset" in settings and "preset" not in fields and (own := _name_of(cls)):
+        chosen, at = settings.pop("preset"), (*path, "preset")
+        make = _preset(own, chosen, at, found)
     title = title or repr(str(path[-1]))
     keys = {name: key_of(name, named=named) for name in fields}
     before = len(found)

@@ -32,7 +32,7 @@ def leaf(hint: Any, value: Any, path: Path, found: list[Problem]) -> Any:
     try:
         return adapter(plain).validate_json(json.dumps(value), strict=True)
     except ValidationError:
-        found += _explain(plain, value, path)
+        found += _explain(plain, value, path, words(hint))
     except PydanticSchemaGenerationError:
         found.append(
             Problem(path, f"this setting holds {words(hint)}, which a recipe file cannot say; set it in Python")
@@ -53,8 +53,8 @@ def adapter(hint: Any) -> Any:
     return TypeAdapter(hint)
 
 
-def _explain(hint: Any, value: Any, path: Path) -> list[Problem]:
-    """Why pydantic refused, at the item of a list where one item is to blame."""
+def _explain(hint: Any, value: Any, path: Path, wanted: str) -> list[Problem]:
+    """Why pydantic refused what was ``wanted``, at the item of a list where one item is to blame."""
     choices = [str(choice) for m in members(hint) if get_origin(m) is Literal for choice in get_args(m)]
     if choices and isinstance(value, str):
         name = next((str(part) for part in reversed(path) if isinstance(part, str)), "value")
@@ -66,7 +66,7 @@ def _explain(hint: Any, value: Any, path: Path) -> list[Problem]:
             leaf(kind, item, (*path, i), of_items)
         if of_items:
             return of_items
-    return [Problem(path, f"expected {words(hint)}, got {shown(value)}{advice(hint, value)}")]
+    return [Problem(path, f"expected {wanted}, got {shown(value)}{advice(hint, value)}")]
 
 
 def _item_hints(hint: Any, count: int) -> list[Any]:

@@ -21,7 +21,7 @@ from limbeck.engine.checkpoint import Position
 from limbeck.engine.evaluate import autocast, to_device
 from limbeck.engine.keeping import Folder, Memory, restore
 from limbeck.engine.owners import all_modules, hand_over, put_back, set_modes, trained_modules
-from limbeck.engine.rehearsal import require_learners
+from limbeck.engine.rehearsal import epochs_of, require_learners
 from limbeck.engine.roles import Fit, Loader, Stop, Watch
 from limbeck.engine.step import Act, take_step
 from limbeck.engine.tally import Place, Tally, means
@@ -29,7 +29,7 @@ from limbeck.engine.team import Team, alone
 from limbeck.errors import HyperParameterError, Interrupted, LimbeckError
 from limbeck.phase import Batch, Cast, Method, Moment, Phase, seed_for
 from limbeck.randomness import own_random_numbers, seed_everything
-from limbeck.settings import Training, divide_epochs
+from limbeck.settings import Training
 from limbeck.taps import Tapped, original
 
 LINES_PER_EPOCH = 25
@@ -126,14 +126,7 @@ class _Session:
             for module in phase.modules.values():
                 self._settle(module)
         self.kept = trained_modules(self.phases)
-        budget = iter(divide_epochs(training.epochs, [p.share for p in self.phases if p.epochs is None]))
-        self.epochs = [p.epochs if p.epochs is not None else next(budget) for p in self.phases]
-        idle = [p.name for p, n in zip(self.phases, self.epochs, strict=True) if p.share > 0 and n == 0]
-        if idle:
-            raise HyperParameterError(
-                f"training.epochs = {training.epochs}: too few for the {len(self.phases)} phases of this method; "
-                f"nothing would be left for {', '.join(map(repr, idle))}"
-            )
+        self.epochs = epochs_of(self.phases, training.epochs)
         self._require_steps()
         self.position = Position()
         self.tally = Tally()

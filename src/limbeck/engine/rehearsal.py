@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from limbeck.errors import LimbeckError
+from limbeck.errors import HyperParameterError, LimbeckError
 from limbeck.phase import Batch, Cast, Method, Moment, Phase
+from limbeck.settings import divide_epochs
 from limbeck.taps import Tapped
 
 
@@ -29,6 +30,23 @@ def require_learners(phases: Sequence[Phase], models: Mapping[str, nn.Module]) -
         )
 
 
+def epochs_of(phases: Sequence[Phase], epochs: int) -> list[int]:
+    """How many epochs each phase gets of a stage's.
+
+    Raises:
+        HyperParameterError: there are too few for a phase that needs some.
+    """
+    budget = iter(divide_epochs(epochs, [phase.share for phase in phases if phase.epochs is None]))
+    found = [phase.epochs if phase.epochs is not None else next(budget) for phase in phases]
+    idle = [phase.name for phase, n in zip(phases, found, strict=True) if phase.share > 0 and n == 0]
+    if idle:
+        raise HyperParameterError(
+            f"training.epochs = {epochs}: too few for the {len(phases)} phases of this method; "
+            f"nothing would be left for {', '.join(map(repr, idle))}"
+        )
+    return found
+
+
 @contextmanager
 def _kept(modules: Iterable[nn.Module]) -> Iterator[None]:
     """What these modules hold is put back afterwards."""
@@ -41,10 +59,23 @@ def _kept(modules: Iterable[nn.Module]) -> Iterator[None]:
             tensor.detach().copy_(before[key])
 
 
-def rehearse(method: Method, models: Mapping[str, nn.Module], batch: Batch, classes: int | None = None) -> None:
+def rehearse(
+    method: Method,
+    models: Mapping[str, nn.Module],
+    batch: Batch,
+    classes: int | None = None,
+    epochs: int | None = None,
+) -> None:
     """One dry step of every phase, without optimizers: does the method fit these networks at all?
 
     The networks end with the bits that they had, also where a step itself writes into weights (pruning while training).
+
+    Args:
+        method: the method.
+        models: by role.
+        batch: what one step sees; no larger than in training, since some methods compare the samples of a batch.
+        classes: how many, where known.
+        epochs: of the training, where known: is each phase left with some?
 
     Raises:
         LimbeckError: it does not; the message says where.
@@ -53,6 +84,8 @@ def rehearse(method: Method, models: Mapping[str, nn.Module], batch: Batch, clas
     with torch.no_grad():
         phases = method.phases(Cast(models=models, example=batch, classes=classes, rows=rows))
         require_learners(phases, models)
+        if epochs is not None:
+            epochs_of(phases, epochs)
         for phase in phases:
             owned = {role for roles in phase.trains.values() for role in roles}
             with ExitStack() as stack:

@@ -56,9 +56,10 @@ class TeacherAssistant:
         for name in self.assistants:
             if not isinstance(name, str) or not name or name.startswith("."):
                 raise HyperParameterError(f"assistants: {name!r} is no name of a model")
-            if name == STUDENT:
+            if name in (STUDENT, TEACHER):
                 raise HyperParameterError(
-                    f"assistants: {name!r} always means the stage's own student here; give the assistant another name"
+                    f"assistants: {name!r} always means the stage's own {name} here; give the model of the assistant another "
+                    "name (two models may have the same network and weights)"
                 )
             if self.assistants.count(name) > 1:
                 raise HyperParameterError(

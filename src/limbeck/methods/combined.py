@@ -24,7 +24,7 @@ class Sum:
     ``L = sum_i weight_i * L_i``.  Every network sees each batch once, whatever the number of methods (gradient attention,
     which differentiates by the input, runs them on an input of its own).  Phases that come
     before a method's last one (FitNets' hints, a paraphraser) run first, in the order of the methods; then the last
-    phases of all run as one, "distill".  Terms of methods that would have the same name are told apart by a number.
+    phases of all run as one, "distill", in the epochs that the first ones leave.  Terms of methods that would have the same name are told apart by a number.
 
     Each method brings its own part from the labels: ``Sum(KD(), NST())`` counts them ``0.1 + 1``.  ``hard`` says in one
     number what they count in all.
@@ -38,7 +38,8 @@ class Sum:
             what the methods say, added up.
 
     Raises:
-        HyperParameterError: fewer than two methods, something that is no method, or weights that do not fit.
+        HyperParameterError: fewer than two methods, something that is no method, weights that do not fit or leave no term,
+            or first phases that together take all epochs.
         LimbeckError: what the methods themselves raise.
 
     >>> from limbeck import KD, NST, Ramp
@@ -101,12 +102,13 @@ class Sum:
         before: list[Phase] = []
         parts: list[_Part] = []
         for title, method, weight in zip(titles, self.methods, weights, strict=True):
-            *first, last = method.phases(cast)
+            *first, last = _of_one(method.phases(cast))
             renamed = _own_names(last, cast, title)
             before += [replace(phase, name=_free(phase.name, title, before)) for phase in first]
             parts.append(_Part(title, last, renamed, weight))
         _require_own_files(before)
-        return (*before, _merge(parts, self.hard, name=_free("distill", "sum", before)))
+        joint = _merge(parts, self.hard, name=_free("distill", "sum", before))
+        return (*before, replace(joint, share=_left(before)))
 
 
 class _Part(NamedTuple):
@@ -122,6 +124,25 @@ def _titles(methods: Sequence[Method]) -> list[str]:
     """Short names for messages and terms, each different."""
     plain = [type(method).__name__ for method in methods]
     return [f"{name}{plain[: i + 1].count(name)}" if plain.count(name) > 1 else name for i, name in enumerate(plain)]
+
+
+def _of_one(phases: Sequence[Phase]) -> list[Phase]:
+    """The phases of a method with their shares as parts of the whole stage, so that those of several methods compare."""
+    whole = sum(phase.share for phase in phases if phase.epochs is None)
+    return [replace(p, share=p.share / whole) if p.epochs is None and whole > 0 else p for p in phases]
+
+
+def _left(before: Sequence[Phase]) -> float:
+    """The part of the stage's epochs that the first phases of all the methods leave to the last."""
+    taken = {phase.name: phase.share for phase in before if phase.epochs is None and phase.share > 0}
+    left = 1.0 - sum(taken.values())
+    if left < 1e-9:
+        told = ", ".join(f"{name} {100 * share:g} %" for name, share in taken.items())
+        raise HyperParameterError(
+            f"methods: what comes before their last phases takes all of the epochs ({told}), and nothing is left for the "
+            "sum; lower these shares (hint_share, paraphrase_share)"
+        )
+    return left
 
 
 def _own_names(phase: Phase, cast: Cast, title: str) -> dict[str, str]:
@@ -270,6 +291,10 @@ def _labelled(
     brought = [name for name in terms if name.split("#")[0] in _LABELS]
     others = {name: term for name, term in terms.items() if name not in brought}
     if off(hard):
+        if not others:
+            raise HyperParameterError(
+                f"hard = {hard!r}: these methods bring nothing but what they learn from the labels, so nothing would be learnt"
+            )
         return others
     if brought:
         return {brought[0]: Term(terms[brought[0]].value, at(hard, moment)), **others}

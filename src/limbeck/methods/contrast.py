@@ -230,6 +230,8 @@ class CRD:
             # After the step: the parts of an accumulated batch then see one and the same memory.
             if memory is not None:
                 _memory(models).keep(_rows(batch), s, t, self.momentum)
+                # A row that the counting epoch did not meet (of a last batch that was dropped) counts from the next epoch on.
+                models["memory"](_rows(batch), self._classes(batch))
 
         return Phase(
             name="distill",

@@ -95,7 +95,7 @@ class FEED:
         way, files = self._way(), self.paraphrasers or (None,) * len(require_teachers(cast))
         if len(files) != len(cast.teachers):
             raise HyperParameterError(
-                f"paraphrasers: {len(files)} files for {len(cast.teachers)} teachers ({', '.join(cast.teachers)}); "
+                f"paraphrasers: {len(files)} file(s) for {len(cast.teachers)} teacher(s) ({', '.join(cast.teachers)}); "
                 "give one for each, in this order, or none"
             )
         if self.same:

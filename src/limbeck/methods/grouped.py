@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from limbeck import losses
-from limbeck.errors import HyperParameterError, ShapeError, TargetError
+from limbeck.errors import HyperParameterError, ShapeError
 from limbeck.methods.terms import cross_entropy, distill_logits, off, require_targets, require_temperature
 from limbeck.phase import Batch, Cast, Moment, Phase, Term
 from limbeck.settings import Presets, Weight, at, require_choice, require_weights
@@ -32,7 +32,8 @@ class GroupedKD:
         groups: the teacher's classes behind each class of the student, such as ``((0, 2, 4), (1, 3, 5))``; every
             class of the teacher in exactly one group.  Default None: each class alone, which is `KD`.
         labels: what class ids the batches have: "coarse", those of the student (the number of a group), or "fine", those
-            of the teacher, which are looked up in ``groups``.  Default "coarse".
+            of the teacher, which are looked up in ``groups``.  Default "coarse".  Whatever is measured is measured alike:
+            a teacher beside coarse labels by its summed probabilities, a student beside fine labels by their groups.
         temperature: T, more than zero.  Default 4, as in `KD`.
         soft: weight of the teacher's part, zero or more, or a `Ramp`.  Default 0.9, as in `KD`.
         hard: weight of the labels' part, zero or more, or a `Ramp`.  Default 0.1, as in `KD`.
@@ -72,6 +73,8 @@ class GroupedKD:
 
         def terms_of(student: Tensor, teacher: Tensor, batch: Batch, moment: Moment) -> dict[str, Term]:
             if self.labels == "fine" and not off(self.hard):
+                from limbeck.grouping import coarse
+
                 require_targets(batch, self.hard)
                 batch = batch._replace(targets=coarse(batch.targets, groups))
             terms = cross_entropy(student, batch, moment, weight=self.hard)
@@ -132,24 +135,20 @@ def as_groups(value: Any) -> tuple[tuple[int, ...], ...]:
     return groups
 
 
-def coarse(targets: Tensor, groups: Sequence[Sequence[int]]) -> Tensor:
-    """The number of the group that each fine class id is in.
+def partitions_of(method: object) -> tuple[tuple[tuple[int, ...], ...], ...]:
+    """The groups by which a method, or one within a sum, compares networks of different classes.
 
-    >>> import torch
-    >>> coarse(torch.tensor([3, 0, 2]), ((0, 2), (1, 3)))
-    tensor([1, 0, 0])
+    >>> partitions_of(GroupedKD(groups=[[0, 2], [1, 3]]))
+    (((0, 2), (1, 3)),)
     """
-    import torch
+    parts = (method, *getattr(method, "methods", ()))
+    return tuple(part.groups for part in parts if isinstance(part, GroupedKD) and part.groups is not None)
 
-    if targets.ndim != 1 or targets.is_floating_point() or targets.dtype == torch.bool:
-        raise TargetError(
-            f'labels="fine": class ids [batch] are integers; these are {str(targets.dtype).removeprefix("torch.")} '
-            f"of the shape {list(targets.shape)}"
-        )
-    of = {c: g for g, group in enumerate(groups) for c in group}
-    # On a CPU a look is free; elsewhere a wrong id stops the device by itself.
-    if targets.device.type == "cpu" and not set(targets.tolist()) <= of.keys():
-        raise TargetError(
-            f'labels="fine": class ids from {int(targets.min())} to {int(targets.max())}; the groups have 0 ... {len(of) - 1}'
-        )
-    return torch.tensor([of[c] for c in range(len(of))], device=targets.device)[targets.long()]
+
+def labelled_by(method: object) -> tuple[list[tuple[tuple[int, ...], ...]], int] | None:
+    """The groups of a method, and how many classes the labels of its batches have; None where it groups none."""
+    parts = (method, *getattr(method, "methods", ()))
+    for part in parts:
+        if isinstance(part, GroupedKD) and part.groups is not None:
+            return [part.groups], len(part.groups) if part.labels == "coarse" else sum(map(len, part.groups))
+    return None

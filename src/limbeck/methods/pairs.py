@@ -82,13 +82,16 @@ def term_names(prefix: str, pairs: Sequence[Pair]) -> tuple[str, ...]:
     return tuple(f"{prefix}/{s}" if students.count(s) == 1 else f"{prefix}/{s}->{t}" for s, t in pairs)
 
 
-def settle(cast: Cast, pairs: tuple[Pair, ...], *, method: str) -> Settled:
+def settle(
+    cast: Cast, pairs: tuple[Pair, ...], *, method: str, setting: str = "pairs=[(student layer, teacher layer)]"
+) -> Settled:
     """Choose pairs where none were given, and check that all of them are feature maps.
 
     Args:
         cast: needs a student and a teacher.
         pairs: as the user gave them; empty: the ends of the resolution stages, matched by relative depth.
         method: named in errors.
+        setting: how the user would name layers, for the same.
 
     Raises:
         TapError: a layer does not exist, or none were given and a network has no maps to choose.
@@ -98,7 +101,7 @@ def settle(cast: Cast, pairs: tuple[Pair, ...], *, method: str) -> Settled:
     from limbeck.layers import match
 
     models, inputs = cast.pick("student", "teacher"), cast.example.inputs
-    chosen = pairs or match(models["student"], models["teacher"], inputs)
+    chosen = pairs or match(models["student"], models["teacher"], inputs, setting=setting)
     how = "pairs" if pairs else "pairs (chosen by depth)"
     settled = Settled(chosen, f"{how}: " + ", ".join(f"{s} -> {t}" for s, t in chosen))
     seen = {
@@ -111,7 +114,7 @@ def settle(cast: Cast, pairs: tuple[Pair, ...], *, method: str) -> Settled:
             if len(shape) != 3:
                 raise ShapeError(
                     f"{method} compares feature maps [channels, height, width]; layer {layer!r} of the {role} gives "
-                    f"{list(shape)} per sample. Name layers that give maps: pairs=[('student layer', 'teacher layer')]"
+                    f"{list(shape)} per sample. Name layers that give maps: {setting}"
                 )
     return settled
 

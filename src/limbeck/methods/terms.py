@@ -8,19 +8,10 @@ from typing import TYPE_CHECKING, Any
 from limbeck import losses
 from limbeck.errors import ShapeError, TargetError
 from limbeck.phase import Batch, Cast, Models, Moment, Phase, Seen, Term, Update
-from limbeck.settings import Ramp, Weight, at, finite, require
+from limbeck.settings import Weight, at, finite, off, require
 
 if TYPE_CHECKING:
     from torch import Tensor, device
-
-
-def off(weight: Weight) -> bool:
-    """Whether a term with this weight is left out: the number zero (a ramp always counts as on).
-
-    >>> off(0.0), off(0.1), off(Ramp(start=1, end=0))
-    (True, False, False)
-    """
-    return not isinstance(weight, Ramp) and weight == 0
 
 
 def require_temperature(value: float) -> None:

@@ -24,6 +24,8 @@ Layers = Literal["paper", "benchmark"]
 
 _BETA = 500.0  # Kim, Park, Kwak; their code multiplies the mean over the units with it
 
+_NAMED = "pair=(student layer, teacher layer)"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Way:
@@ -124,8 +126,8 @@ def link(
     from limbeck.models import load_weights
 
     two, inputs = beside(cast, teacher), cast.example.inputs
-    chosen = pair or layers.match(two.models["student"], two.models["teacher"], inputs)[-1]
-    settle(two, (chosen,), method=title)
+    chosen = pair or layers.match(two.models["student"], two.models["teacher"], inputs, setting=_NAMED)[-1]
+    settle(two, (chosen,), method=title, setting=_NAMED)
     ours = taps.shapes(two.models["student"], inputs, (chosen[0],))[chosen[0]][1:]
     theirs = taps.shapes(two.models["teacher"], inputs, (chosen[1],))[chosen[1]][1:]
     net = None

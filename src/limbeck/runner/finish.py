@@ -40,7 +40,7 @@ def _given(work: Work, seed: int) -> None:
                 "weights": blueprint.weights,
                 "sha256": hashlib.sha256(Path(blueprint.weights).read_bytes()).hexdigest()[:12],
                 "cost": cost_of(work, work.model(name, begin, seed)),
-                "test": metrics(work.test_logits(name, begin, seed), work.data.test.labels.cpu()),
+                "test": metrics(*work.tested(name, begin, seed)),
             }
 
 
@@ -84,6 +84,7 @@ def _exhibits(work: Work, stages: list[Result], seed: int) -> dict[str, Any]:
     shown = list(dict.fromkeys([*teachers, *(s.name for s in stages)]))
     targets, classes = data.test.labels.cpu(), len(data.classes)
     logits = {name: work.test_logits(name, end, seed) for name in shown}
+    shown = [name for name in shown if logits[name].shape[-1] == classes]  # others answer in groups of these classes
     chosen = exhibits.choose_samples(targets)
     part = data.test.take(torch.tensor(chosen))
     batch = next(iter(work.loader(part, len(chosen), 0, False, vary=False).evaluation()))
@@ -101,7 +102,7 @@ def _exhibits(work: Work, stages: list[Result], seed: int) -> dict[str, Any]:
         ],
         "soft_labels": {
             name: {"temperature": exhibits.TEMPERATURE, "matrix": exhibits.soft_labels(logits[name], targets, classes)}
-            for name in (teachers or shown)
+            for name in ([t for t in teachers if t in shown] or shown)
         },
         "reliability": {name: exhibits.calibration(logits[name], targets) for name in shown},
         "confusion": {name: exhibits.confusion(logits[name], targets, classes) for name in shown},

@@ -17,11 +17,13 @@ from limbeck.data.images import Images, Splits
 from limbeck.engine.evaluate import predictions
 from limbeck.engine.team import Team
 from limbeck.errors import LimbeckError
+from limbeck.grouping import comparable
+from limbeck.methods.grouped import partitions_of
 from limbeck.models import build, load_weights
 from limbeck.models.ensemble import Ensemble as Average
 from limbeck.phase import seed_for
 from limbeck.randomness import own_random_numbers, seed_everything
-from limbeck.recipe import Compress, Distill, Ensemble, Evaluate, Model, Recipe, Result, student_of
+from limbeck.recipe import Compress, Distill, Ensemble, Evaluate, Fitted, Model, Recipe, Result, student_of
 
 _LAST = "last.safetensors"
 _AT_ONCE = (
@@ -40,7 +42,7 @@ class Work:
     console: Console
     quiet: bool
     record: dict[str, Any]
-    logits: dict[tuple[str, str], Tensor] = field(default_factory=dict)
+    seen: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)  # scores and labels of the test part
 
     # -- the shelf ---------------------------------------------------------------------------------
 
@@ -163,11 +165,18 @@ class Work:
     def measure(self, model: nn.Module, part: Images) -> tuple[Tensor, Tensor]:
         """Logits and targets of a finished network, in the precision that the recipe asks for.
 
+        Where a method of the recipe sums the classes of a teacher, so is done here: both are of one kind then.
         A network in int8, or on its way there, is a graph of its own steps of precision, and is run as it is.
         """
         own = any(isinstance(part, fx.GraphModule) for part in model.modules())
         precision = "fp32" if own else self.recipe.evaluation
         return self.predict(model, part, precision, channels_last=precision != "fp32")
+
+    @property
+    def partitions(self) -> list[tuple[tuple[int, ...], ...]]:
+        """By which groups networks of finer classes are compared with others."""
+        fitted = (stage for stage in self.recipe.plan if isinstance(stage, Fitted))
+        return list(dict.fromkeys(groups for stage in fitted for groups in partitions_of(stage.method)))
 
     def predict(
         self, model: nn.Module, part: Images, precision: str = "fp32", channels_last: bool = False
@@ -176,16 +185,20 @@ class Work:
         logits, targets = predictions(
             model, loader.evaluation(), device=self.team.device, precision=precision, channels_last=channels_last
         )
+        logits, targets = comparable(logits, targets, self.partitions, len(self.data.classes))
         if targets is None:  # images always come with labels
             raise LimbeckError("the data has no labels")
         return logits, targets
 
     def test_logits(self, name: str, before: int, seed: int) -> Tensor:
-        key = (self.identity(name, before, seed), "test")
-        if key not in self.logits:
-            model = self.model(name, before, seed).to(self.team.device)
-            self.logits[key] = self.measure(model, self.data.test)[0]
-        return self.logits[key]
+        return self.tested(name, before, seed)[0]
+
+    def tested(self, name: str, before: int, seed: int) -> tuple[Tensor, Tensor]:
+        """What a network makes of the test part, and what it should; looked at once."""
+        key = self.identity(name, before, seed)
+        if key not in self.seen:
+            self.seen[key] = self.measure(self.model(name, before, seed).to(self.team.device), self.data.test)
+        return self.seen[key]
 
     def say(self, text: str) -> None:
         if self.team.leads and not self.quiet:

@@ -18,6 +18,7 @@ from limbeck.engine.loop import fit
 from limbeck.engine.progress import watch_for
 from limbeck.engine.roles import Stop
 from limbeck.errors import NonFiniteError
+from limbeck.grouping import alike
 from limbeck.models import load_weights, save_weights
 from limbeck.models.ensemble import Ensemble as Average
 from limbeck.recipe import (
@@ -160,7 +161,7 @@ def _keep(
             "validation": _finite(metrics(*work.measure(model, work.data.validation)), title, "validation"),
             "test": _finite(metrics(test, targets), title, "test"),
         },
-        "agreement": {"test": agreement(test, _mean(teachers))} if teachers else None,
+        "agreement": _with_teachers(work, test, teachers),
         "original": _against_original(work, stage, seed, test),
     }
     if work.team.leads:
@@ -180,7 +181,14 @@ def _against_original(work: Work, stage: Result, seed: int, test: Tensor) -> dic
     if name is None:
         return None
     logits = work.test_logits(name, here, seed)
-    return {"model": name, "agreement": agreement(test, logits)} if logits.shape == test.shape else None
+    both = alike(test, logits, work.partitions)
+    return None if both is None else {"model": name, "agreement": agreement(*both)}
+
+
+def _with_teachers(work: Work, test: Tensor, teachers: Sequence[Tensor]) -> dict[str, float] | None:
+    """How often a network answers as its teachers do; None without teachers, or where their classes are others."""
+    both = alike(test, _mean(teachers), work.partitions) if teachers else None
+    return None if both is None else {"test": agreement(*both)}
 
 
 def _mean(logits: Sequence[Tensor]) -> Tensor:
@@ -247,5 +255,5 @@ def _measured(work: Work, index: int, split: Literal["test", "validation"], name
         if done is not None:
             return done["last"][split]
     if split == "test":
-        return metrics(work.test_logits(name, index, seed), work.data.test.labels.cpu())
+        return metrics(*work.tested(name, index, seed))
     return metrics(*work.measure(work.model(name, index, seed).to(work.team.device), work.data.validation))
