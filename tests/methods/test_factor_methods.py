@@ -241,7 +241,9 @@ def test_bad_casts_of_feed(tmp_path):
     with pytest.raises(ShapeError, match=r"same = True: teacher1 is not of the student's architecture; set same=False"):
         FEED(same=True).phases(several(5, 3))
     assert FEED(same=True).phases(several(3, 3))
-    with pytest.raises(HyperParameterError, match=r"paraphrasers: 1 files for 2 teachers \(teacher1, teacher2\)"):
+    with pytest.raises(
+        HyperParameterError, match=r"paraphrasers: 1 file\(s\) for 2 teacher\(s\) \(teacher1, teacher2\)"
+    ):
         FEED(paraphrase=True, paraphrasers=("a",)).phases(several(5, 4))
     with pytest.raises(HyperParameterError, match=r"paraphrasers = .*: only with paraphrase=True"):
         FEED(paraphrasers=("a",))

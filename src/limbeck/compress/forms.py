@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from limbeck.compress import runtimes
 from limbeck.compress.int8.export import mapped
 from limbeck.compress.int8.needs import quiet
 from limbeck.errors import LimbeckError
+from limbeck.models.swap import copied
 from limbeck.phase import Batch
 
 
@@ -56,7 +56,7 @@ def compiled(model: nn.Module, example: Any, *, dtype: torch.dtype | None = None
     from limbeck.compress.int8.fused import freeze
 
     freeze()
-    own = copy.deepcopy(model).eval().requires_grad_(False)
+    own = copied(model).eval().requires_grad_(False)
     own = own if dtype is None else own.to(dtype)
     for tensor in (*own.parameters(), *own.buffers()):
         if tensor.ndim == 4:
@@ -126,7 +126,7 @@ def tried(model: nn.Module, example: Any, only: Collection[str] | None = None) -
     """Each form by name, or why it cannot be had, one after the other: making one takes seconds."""
     from limbeck.compress.int8.program import Quantized
 
-    plain = lambda: Form(copy.deepcopy(model).eval())  # noqa: E731
+    plain = lambda: Form(copied(model).eval())  # noqa: E731
     makers: dict[str, Callable[[], nn.Module]]
     if isinstance(model, Quantized):
         makers = {"int8 eager": plain, "int8 compiled": lambda: model.compiled(example)}

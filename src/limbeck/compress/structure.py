@@ -7,7 +7,6 @@ Nothing is unpickled, and no class is named that is not torch's own layer or lim
 
 from __future__ import annotations
 
-import copy
 import importlib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -17,6 +16,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from limbeck.errors import LimbeckError
+from limbeck.models.swap import copied
 from limbeck.randomness import own_random_numbers
 
 FORMAT = 1
@@ -53,7 +53,7 @@ def rebuild(before: nn.Module, told: Mapping[str, Any]) -> nn.Module:
     """
     if told.get("format") != FORMAT:
         raise LimbeckError(f"this structure has format {told.get('format')!r}; this version of limbeck reads {FORMAT}")
-    model = copy.deepcopy(before)
+    model = copied(before)
     if told["changes"]:
         no_longer_of_the_zoo(model)
     for path, change in told["changes"].items():

@@ -12,6 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from limbeck.batches import batch_size
+from limbeck.randomness import own_random_numbers
 
 
 def count_macs(model: nn.Module, inputs: Any) -> int:
@@ -23,11 +24,17 @@ def count_macs(model: nn.Module, inputs: Any) -> int:
     two matrix products per step, direction and gate.
 
     Args:
-        model: any module; its mode, switches and buffers are put back, even after an error.
+        model: any module; its mode, switches and buffers are put back, even after an error, and so are random numbers.
         inputs: a batch as the model takes it; a mapping becomes keyword arguments.
     """
     batch = batch_size(inputs)
-    with as_found(model), _slow_attention(), torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with (
+        own_random_numbers(),  # of a network that draws some in eval mode, too
+        as_found(model),
+        _slow_attention(),
+        torch.no_grad(),
+        FlopCounterMode(display=False) as counter,
+    ):
         model.eval()
         with _recurrent(model, counter) as extra:
             _ = model(**inputs) if isinstance(inputs, Mapping) else model(inputs)

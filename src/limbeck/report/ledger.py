@@ -128,6 +128,7 @@ def _time(m: Measured, root: Measured | None, before: Measured | None, key: str)
     ratio = theirs / value if theirs else None
     brief = "" if ratio is None else f"{ratio:.3g}× faster" if ratio > 1.005 else f"{1 / ratio:.3g}× slower"
     brief = "as fast" if ratio is not None and abs(ratio - 1) <= 0.005 else brief
+    brief = ", ".join(text for text in (brief, mark) if text)
     return Cell(words.milliseconds(value), note, value, "bad" if slower else "", brief)
 
 

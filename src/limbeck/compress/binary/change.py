@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.utils._pytree import tree_leaves
 
 from limbeck.batches import batch_size
 from limbeck.compress.binary.layers import KINDS, BinaryConv, BinaryLinear, Form
 from limbeck.compress.binary.packing import packed_bytes
+from limbeck.compress.trial import require_trainable
 from limbeck.compressor import silent, tell
 from limbeck.errors import HyperParameterError, LimbeckError, NameUnknown, NonFiniteError, unknown
+from limbeck.models.swap import copied, refer_anew
 from limbeck.models.weights import packed
 from limbeck.phase import Batch
 from limbeck.taps import call, original, quiet, title
@@ -79,7 +82,8 @@ def binarize(
     _require_real(model)
     ran = _watched(model, example)
     plan = _planned(model, ran, ends=ends, keep=keep, fewest=fewest)
-    new = copy.deepcopy(model)
+    plan = _without(plan, _read_elsewhere(model, plan.chosen, example), model, ends)
+    new = copied(model)
     silent(new)
     if getattr(new, "zoo_options", None) is not None:  # it is no longer what the zoo would build by its name
         object.__setattr__(new, "zoo_options", None)
@@ -96,6 +100,7 @@ def binarize(
             )
     new = _replaced(new, made)
     seen = _statistics(new, calibration)
+    require_trainable(new, model, example)
     _report(new, model, plan, ran, form, seen)
     return new
 
@@ -195,6 +200,45 @@ def _planned(model: nn.Module, ran: _Run, *, ends: bool, keep: tuple[str, ...], 
     return _Plan(tuple(chosen), left, first)
 
 
+def _read_elsewhere(model: nn.Module, names: Iterable[str], example: Any) -> list[str]:
+    """Layers whose weight is used beside their own forward: outside of it their weight is NaN, and the output shows it.
+
+    Such a use would see the real weight, and a network that is packed into bits and unpacked would compute something else.
+    """
+
+    def shows(some: Sequence[str]) -> bool:
+        own = copied(model)
+        handles = []
+        for name in some:
+            layer: Any = own.get_submodule(name)
+            real = layer.weight.detach().clone()
+            handles.append(layer.register_forward_pre_hook(lambda part, args, w=real: _fill(part, w)))
+            handles.append(layer.register_forward_hook(lambda part, args, out: _fill(part, None)))
+            _fill(layer, None)
+        with torch.random.fork_rng(devices=()), torch.compiler.set_stance("force_eager"), quiet(own):
+            leaves = tree_leaves(call(own, example))
+        return any(bool(leaf.isnan().any()) for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point())
+
+    names = list(names)
+    return [name for name in names if shows([name])] if shows([]) is False and shows(names) else []
+
+
+def _fill(layer: nn.Module, value: Tensor | None) -> None:
+    """Put a weight in place, or NaN."""
+    with torch.no_grad():
+        assert isinstance(layer.weight, Tensor)
+        layer.weight.fill_(math.nan) if value is None else layer.weight.copy_(value)
+
+
+def _without(plan: _Plan, names: Iterable[str], model: nn.Module, ends: bool) -> _Plan:
+    """The plan less some layers."""
+    left = plan.left | dict.fromkeys(names, "its weight is also read outside of the layer")
+    chosen = tuple(name for name in plan.chosen if name not in left)
+    if not chosen:
+        raise LimbeckError(_nothing(title(model), left, ends))
+    return plan._replace(chosen=chosen, left=left)
+
+
 def _unfit(part: Any, tied: set[int], fewest: int) -> str | None:
     """Why there is no use in a binary layer of this kind; None where there is."""
     if type(part) not in _PLAIN:
@@ -265,10 +309,12 @@ def _replaced(model: nn.Module, made: dict[int, nn.Module]) -> nn.Module:
     """The model with new modules in the place of old ones, wherever an old one stands."""
     if id(model) in made:
         return made[id(model)]
+    olds = [part for part in model.modules() if id(part) in made]
     for part in list(model.modules()):
         for name, child in part._modules.items():
             if child is not None and id(child) in made:
                 part._modules[name] = made[id(child)]
+    refer_anew(model, {old: made[id(old)] for old in olds})
     return model
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -19,6 +18,7 @@ from limbeck.compress.int8.needs import quiet, require_installed
 from limbeck.compress.int8.program import Quantized, count
 from limbeck.compress.int8.static import finished
 from limbeck.errors import LimbeckError, ShapeError
+from limbeck.models.swap import copied
 from limbeck.phase import Batch
 
 _LEARNS = "limbeck_learns"
@@ -154,7 +154,7 @@ def _made(model: nn.Module, settings: Mapping[str, Any], example: Any) -> Prepar
     chosen = quantizer(
         mode="qat", per_channel=True, observer="", reduce_range=bool(settings.get("reduce_range")), skip=skip
     )
-    learner = copy.deepcopy(model)
+    learner = copied(model)
     _lift_zeros(learner)
     program, least = exported(learner.train(), example)
     graph = as_graph(program)
@@ -195,7 +195,7 @@ def converted(model: nn.Module, example: Any) -> Quantized:
     require_finite_weights_of(model)
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
-    own = copy.deepcopy(model).eval()
+    own = copied(model).eval()
     with quiet(), own_numbers(example), torch.no_grad():
         graph = free_modes(convert_pt2e(own.body))
     remove_dead(graph)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,13 +16,15 @@ from limbeck.compress.int8.needs import quiet, require_installed
 from limbeck.compress.int8.program import Quantized, count, takes
 from limbeck.compress.parametrized import settle
 from limbeck.errors import LimbeckError
+from limbeck.models.swap import copied
 from limbeck.phase import Batch
+from limbeck.taps import title
 
 
 def float_graph(model: nn.Module, example: Any) -> tuple[fx.GraphModule, int]:
     """The graph of a network in evaluation mode, of a copy, and the smallest batch that it takes."""
     require_finite_weights(model)
-    plain = copy.deepcopy(model).eval()
+    plain = copied(model).eval()
     settle(plain)  # nothing is trained any more: weights under masks or norms are those that they come to
     program, least = exported(plain, example)
     return as_graph(program), least
@@ -46,7 +47,27 @@ def quantized(
     require_names(model, skip)
     graph, least = float_graph(model, example)
     settings = {"per_channel": per_channel, "observer": observer, "reduce_range": reduce_range, "skip": skip}
-    return converted(graph, least, example, calibration, mode=mode, batches=batches, **settings)
+    try:
+        return converted(graph, least, example, calibration, mode=mode, batches=batches, **settings)
+    except (ValueError, TypeError, KeyError, IndexError, AssertionError) as error:
+        if isinstance(error, LimbeckError):
+            raise
+        raise LimbeckError(
+            f"torchao cannot quantize this {title(model)}: {type(error).__name__}: {error}. Layers whose forward does more than "
+            f"torch's own are the usual cause{_suspects(model)}: put what a hook or a subclass adds into a module of its own "
+            'behind the layer, or store the weights alone in int8 (mode="weights")'
+        ) from error
+
+
+def _suspects(model: nn.Module) -> str:
+    """Layers with hooks, or of classes made from torch's, in brackets."""
+    kinds = (nn.Conv1d, nn.Conv2d, nn.Linear)
+    found = [
+        name
+        for name, part in model.named_modules()
+        if isinstance(part, kinds) and (type(part) not in kinds or part._forward_hooks or part._forward_pre_hooks)
+    ]
+    return f" ({', '.join(found[:8])})" if found else ""
 
 
 def converted(

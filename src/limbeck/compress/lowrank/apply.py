@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +17,11 @@ from limbeck.compress.lowrank.layers import split
 from limbeck.compress.lowrank.look import Layer, left_alone, output_of, resized, tensors, watched
 from limbeck.compress.lowrank.options import Split, dense_macs, kinds_of
 from limbeck.compress.statistics import ANEW, recalibrated
+from limbeck.compress.trial import require_trainable
 from limbeck.compressor import silent, tell
 from limbeck.errors import HyperParameterError, LimbeckError, NameUnknown, NonFiniteError, unknown
 from limbeck.models.macs import count_macs
+from limbeck.models.swap import copied
 from limbeck.phase import Batch
 from limbeck.taps import original, title
 
@@ -33,7 +34,7 @@ NO_SAVING, NOT_FASTER, DONE = "no less arithmetic", "not faster", "factorized"
 
 def factorized(model: nn.Module, example: Any, calibration: Iterable[Batch], how: Factorize) -> nn.Module:
     """What `limbeck.compress.factorize.Factorize` does."""
-    new = copy.deepcopy(original(model))
+    new = copied(original(model))
     silent(new)
     example = example if how.batch is None else resized(example, how.batch)
     able = _able(new)
@@ -60,6 +61,7 @@ def factorized(model: nn.Module, example: Any, calibration: Iterable[Batch], how
             others_for[layer.module] = made
     new = exchange(new, others_for)
 
+    require_trainable(new, original(model), example)
     error = _difference(new, example, before)
     if how.recalibrate and others_for and recalibrated(new, calibration):
         notes.append(ANEW)

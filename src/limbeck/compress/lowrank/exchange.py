@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 from torch import nn
 
+from limbeck.models.swap import refer_anew
+
 
 def exchange(model: nn.Module, others: Mapping[nn.Module, nn.Module]) -> nn.Module:
     """Put other modules in the places of some, at every path where they stand; the model changes, and is returned.
@@ -23,4 +25,5 @@ def exchange(model: nn.Module, others: Mapping[nn.Module, nn.Module]) -> nn.Modu
         if part in others:
             outer, _, name = path.rpartition(".")
             setattr(model.get_submodule(outer), name, others[part])
+    refer_anew(model, others)
     return model

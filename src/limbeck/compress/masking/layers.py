@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -14,6 +13,7 @@ from torch.nn.utils import parametrize
 
 from limbeck.compress.masking.parts import Masked
 from limbeck.errors import LimbeckError, NameUnknown, NonFiniteError, unknown
+from limbeck.models.swap import copied
 
 MASKABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
@@ -108,7 +108,7 @@ def find(model: nn.Module, example: Any, *, skip: Iterable[str] = ()) -> Layers:
 
 def order(model: nn.Module, example: Any) -> tuple[str, ...]:
     """The paths of the maskable layers and dropouts in the order in which they first ran on the example."""
-    twin = copy.deepcopy(model).eval()
+    twin = copied(model).eval()
     ran: list[str] = []
     for path, module in twin.named_modules():
         if isinstance(module, (*MASKABLE, nn.Dropout)):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +13,10 @@ from limbeck.compress.masking import choose
 from limbeck.compress.masking.layers import Layers, find, mask_of, matching
 from limbeck.compress.masking.parts import Masked
 from limbeck.compress.masking.state import density, layer_densities
+from limbeck.compress.trial import require_trainable
 from limbeck.compressor import silent, tell
 from limbeck.errors import HyperParameterError, LimbeckError, ShapeError
+from limbeck.models.swap import copied
 from limbeck.phase import seed_for
 from limbeck.randomness import base_seed
 from limbeck.scores import dropout_rescale, ticket
@@ -119,7 +120,7 @@ def weights_before(beside: Sequence[nn.Module], layers: Layers, who: str) -> dic
 
 def mask(how: Mask, model: nn.Module, example: Any, beside: Sequence[nn.Module]) -> nn.Module:
     """What `Mask` does when it is called."""
-    new = copy.deepcopy(model)
+    new = copied(model)
     silent(new)
     layers = find(new, example, skip=how.skip)
     alive, notes = layers.alive, list[str]()
@@ -131,6 +132,7 @@ def mask(how: Mask, model: nn.Module, example: Any, beside: Sequence[nn.Module])
         plant(layers.modules[path], found)
     if how.dropout:
         notes += _rescale_dropouts(new, layers, alive, masks)
+    require_trainable(new, model, example)
     told(new, layers, *notes)
     return new
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +17,7 @@ from limbeck.compress.masking.state import density, layer_densities, masked_laye
 from limbeck.compress.masking.tickets import values
 from limbeck.compressor import silent, tell
 from limbeck.errors import LimbeckError
+from limbeck.models.swap import copied
 from limbeck.phase import seed_for
 from limbeck.randomness import base_seed, own_random_numbers
 
@@ -29,7 +29,7 @@ def with_scores(how: Scores, model: nn.Module, example: Any) -> nn.Module:
     """What `Scores` does when it is called."""
     if any(True for _ in masked_layers(model)):
         raise LimbeckError("this network has masks already; settle them first (limbeck.compress.masking.settle)")
-    new = copy.deepcopy(model)
+    new = copied(model)
     silent(new)
     layers = find(new, example, skip=how.skip)
     for layer in layers.modules.values():
@@ -57,7 +57,7 @@ def with_scores(how: Scores, model: nn.Module, example: Any) -> nn.Module:
 
 def decide(how: Decide, model: nn.Module) -> nn.Module:
     """What `Decide` does when it is called."""
-    new = copy.deepcopy(model)
+    new = copied(model)
     silent(new)
     found: dict[str, tuple[torch.Tensor, float]] = {}
     for path, module in new.named_modules():

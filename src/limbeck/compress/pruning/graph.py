@@ -24,6 +24,7 @@ from limbeck.compress.pruning.groups import Group, Member
 from limbeck.compress.pruning.labels import Key, Ledger, Watch, Watcher, whole_groups
 from limbeck.compress.pruning.surgery import masked, removed
 from limbeck.errors import LimbeckError
+from limbeck.models.swap import copied
 
 WEIGHED = (nn.modules.conv._ConvNd, nn.Linear)
 
@@ -67,7 +68,7 @@ def channel_graph(model: nn.Module, example: Any) -> ChannelGraph:
     [('0', 6)]
     """
     inputs = few(example)
-    trial = copy.deepcopy(model)
+    trial = copied(model)
     ledger = _watched(trial, inputs)
     found = [*_read_off(trial, ledger), *_heads(trial)]
     good, broken = _tried(trial, found, inputs)
@@ -280,7 +281,7 @@ def _scrambled(model: nn.Module, inputs: Any) -> tuple[nn.Module, Any]:
                 else:
                     random = 1.0 + 0.3 * random if name == "weight" else 0.3 * random
                 tensor.copy_(random.to(tensor.device, tensor.dtype))
-    double = copy.deepcopy(model).double().eval()
+    double = copied(model).double().eval()
     cast = _cast(inputs)
     try:
         with aside(inputs):

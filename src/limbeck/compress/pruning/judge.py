@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -35,6 +34,7 @@ from limbeck.compress.pruning.members import (
 )
 from limbeck.compress.pruning.sampling import can_sample, dense, patches, places, weight_of
 from limbeck.errors import HyperParameterError, LimbeckError, NameUnknown, TargetError, unknown
+from limbeck.models.swap import copied
 from limbeck.phase import Batch, seed_for
 from limbeck.randomness import own_random_numbers
 from limbeck.taps import call, original
@@ -69,6 +69,24 @@ def needs_labels(by: str) -> bool:
     (False, True)
     """
     return _known(by) in _WITH_LABELS
+
+
+def cannot_judge(by: str, model: nn.Module, group: Group) -> str | None:
+    """Why a score has nothing to look at in a group of channels; None where it has."""
+    plain = original(model)
+    try:
+        if by in _WEIGHTS:
+            for _ in producers(plain, group):
+                pass
+        elif by in ("taylor_weight", "obd"):
+            producing(plain, group)
+        elif by in ("slimming", "taylor_gate"):
+            first_norm(plain, group, by)
+        elif by != "random":
+            first_consumer(plain, group, by)
+    except LimbeckError as error:
+        return str(error)
+    return None
 
 
 def judge(
@@ -141,7 +159,7 @@ def judge(
             f"are None); give labels, or take one of {', '.join((*_WITHOUT_DATA, *_WITH_INPUTS))}"
         )
     with own_random_numbers():
-        work = _bare(copy.deepcopy(plain)).eval().requires_grad_(by in _WITH_LABELS and by != "oracle")
+        work = _bare(copied(plain)).eval().requires_grad_(by in _WITH_LABELS and by != "oracle")
         if by in ("apoz", "mean_activation"):
             found = _activations(work, by, groups, batches)
         elif by in ("lasso", "thinet"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -15,6 +14,7 @@ from limbeck.compress.pruning.groups import Group
 from limbeck.compress.pruning.judge import PLACES
 from limbeck.compress.pruning.sampling import can_sample, dense, patches, places, responses
 from limbeck.errors import HyperParameterError, NameUnknown, unknown
+from limbeck.models.swap import copied
 from limbeck.phase import Batch, seed_for
 from limbeck.randomness import own_random_numbers
 from limbeck.taps import call, original
@@ -87,7 +87,7 @@ def repair(
         raise HyperParameterError(f"by = {by!r}: the repair looks at data; give calibration batches")
     found: dict[str, Repair] = {}
     with own_random_numbers(), torch.no_grad(), _eval(small):
-        source = copy.deepcopy(whole).eval()
+        source = copied(whole).eval()
         for path in _order(small, batches[0], [path for path, sides in lost.items() if sides["in"]]):
             new = _fit(source, small, path, lost[path]["out"], by, batches, seed_for(seed, "repair", path))
             if new is not None:

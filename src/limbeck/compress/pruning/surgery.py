@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from limbeck.compress.pruning.groups import Group, Side
 from limbeck.compress.pruning.labels import whole_groups
 from limbeck.errors import HyperParameterError, LimbeckError, NameUnknown, unknown
+from limbeck.models.swap import copied
 
 Gone = Mapping[str, Iterable[int]]
 _Cuts = dict[str, dict[tuple[Side, int], set[int]]]
@@ -38,7 +38,7 @@ def removed(model: nn.Module, groups: Sequence[Group], gone: Gone) -> nn.Module:
     [(2, 4), (2,), (2, 2), (2,)]
     """
     cuts = _cuts(groups, gone)
-    new = copy.deepcopy(model)
+    new = copied(model)
     modules = dict(new.named_modules())
     for path, sides in cuts.items():
         if path in modules:
@@ -68,7 +68,7 @@ def masked(
     1
     """
     cuts = _cuts(groups, gone)
-    new = copy.deepcopy(model)
+    new = copied(model)
     modules = dict(new.named_modules())
     with torch.no_grad():
         for path, by_side in cuts.items():

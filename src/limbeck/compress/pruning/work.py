@@ -11,7 +11,7 @@ from limbeck.compress.cost import latency
 from limbeck.compress.pruning.arithmetic import macs_of
 from limbeck.compress.pruning.graph import channel_graph, few
 from limbeck.compress.pruning.groups import Group
-from limbeck.compress.pruning.judge import judge
+from limbeck.compress.pruning.judge import cannot_judge, judge
 from limbeck.compress.pruning.labels import whole_groups
 from limbeck.compress.pruning.reconstruct import REPAIRS, repair
 from limbeck.compress.pruning.select import (
@@ -28,6 +28,7 @@ from limbeck.compress.pruning.select import (
 )
 from limbeck.compress.pruning.surgery import masked, removed
 from limbeck.compress.statistics import ANEW, recalibrated
+from limbeck.compress.trial import require_trainable
 from limbeck.compressor import silent, tell
 from limbeck.errors import LimbeckError, NameUnknown, NonFiniteError, unknown
 from limbeck.models.macs import count_macs
@@ -45,6 +46,7 @@ def pruned(
     _finite(model)
     graph = channel_graph(model, example)
     ours = _chosen(told, model, graph.groups)
+    ours, unjudged = _judged(told.by, model, ours)
     bases = {g.name: g.size for g in channel_graph(original, example).groups} if original is not model else {}
     rows = [
         row_of(g, base=max(g.size, bases.get(g.name, g.size)), multiple=told.multiple, minimum=told.minimum)
@@ -67,6 +69,7 @@ def pruned(
         return new
     new = removed(model, ours, gone)
     silent(new)
+    require_trainable(new, model, few(example))
     fitted = _refit(told, model, new, ours, gone, calibration)
     told_again = told.recalibrate and recalibrated(new, calibration)
     after = count_macs(new, few(example, 1))
@@ -75,7 +78,7 @@ def pruned(
         f"{before:,} MACs became {after:,} ({after / before:.1%}), {counts[0]:,} parameters became {counts[1]:,}",
         *reached,
         *fitted,
-        *_left(graph.left),
+        *_left({**graph.left, **unjudged}),
         *([ANEW] if told_again else []),
     ]
     tell(
@@ -85,7 +88,7 @@ def pruned(
         widths={row.name: [row.base, widths[row.name]] for row in rows},
         macs=[before, after],
         parameters=counts,
-        left=dict(graph.left),
+        left={**graph.left, **unjudged},
     )
     return new
 
@@ -138,6 +141,18 @@ def _chosen(told: Prune, model: nn.Module, groups: Sequence[Group]) -> list[Grou
         if not any(touches(g, name) for g in ours):
             raise LimbeckError(f"layers: no channel that {name!r} makes can be removed")
     return ours
+
+
+def _judged(by: str, model: nn.Module, groups: Sequence[Group]) -> tuple[list[Group], dict[str, str]]:
+    """The groups that the score can say something about, and why it cannot about the others.
+
+    Raises:
+        LimbeckError: it can say nothing about any of them.
+    """
+    why = {g.name: told for g in groups if (told := cannot_judge(by, model, g)) is not None}
+    if len(why) == len(groups):
+        raise LimbeckError(next(iter(why.values())))
+    return [g for g in groups if g.name not in why], why
 
 
 def touches(group: Group, path: str) -> bool:
