@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from rich.progress import track
 from scipy.stats import spearmanr
+from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
@@ -25,6 +26,7 @@ from study import ORIGINALS, ROOT, SCORES
 import limbeck as lk
 from limbeck import record
 from limbeck.compress.pruning.graph import groups
+from limbeck.compress.pruning.groups import Group
 from limbeck.compress.pruning.judge import judge
 from limbeck.data import Loader, load
 from limbeck.data.splits import subset
@@ -32,6 +34,13 @@ from limbeck.stats import paired, summarise
 
 SEEN, HELD_OUT = 512, 256  # rows that the scores look at, and that the oracle is measured on
 EVERY = 3  # of the groups inside blocks; a pass over the rows for each channel is what takes the time
+
+
+def looked_at(model: nn.Module, x: torch.Tensor) -> tuple[list[Group], list[Group]]:
+    """The groups that several layers make together, and some of the others."""
+    found = groups(model, x)
+    coupled = [g for g in found if len(g.of("out")) > 1]
+    return coupled, [g for g in found if g not in coupled][::EVERY]
 
 
 def measured(network: str, seed: int) -> dict[str, dict[str, float]]:
@@ -45,10 +54,8 @@ def measured(network: str, seed: int) -> dict[str, dict[str, float]]:
     model = lk.build(network, classes=10)
     lk.load_weights(model, ROOT / ORIGINALS[network])
     x = seen[0].inputs[:2]
-    found = groups(model, x)
-    coupled = [g for g in found if len(g.of("out")) > 1]
-    chosen = [*coupled, *[g for g in found if g not in coupled][::EVERY]]
-    truth = {}
+    coupled, others = looked_at(model, x)
+    chosen, truth = [*coupled, *others], {}
     for group in track(chosen, f"oracle, seed {seed}"):
         truth |= judge(model, "oracle", [group], example=x, calibration=held_out)
     told: dict[str, dict[str, float]] = {}
@@ -118,10 +125,8 @@ def main() -> None:
 
 def shape(network: str) -> dict[str, Any]:
     """Which of the groups that were looked at are coupled, and how many channels all of them have."""
-    found = groups(lk.build(network, classes=10), torch.zeros(2, 3, 32, 32))
-    coupled = [g for g in found if len(g.of("out")) > 1]
-    chosen = [*coupled, *[g for g in found if g not in coupled][::EVERY]]
-    return {"coupled": [g.name for g in coupled], "channels": sum(g.size for g in chosen)}
+    coupled, others = looked_at(lk.build(network, classes=10), torch.zeros(2, 3, 32, 32))
+    return {"coupled": [g.name for g in coupled], "channels": sum(g.size for g in [*coupled, *others])}
 
 
 if __name__ == "__main__":
