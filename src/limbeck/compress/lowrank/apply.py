@@ -61,8 +61,8 @@ def factorized(model: nn.Module, example: Any, calibration: Iterable[Batch], how
             others_for[layer.module] = made
     new = exchange(new, others_for)
 
-    require_trainable(new, original(model), example)
     error = _difference(new, example, before)
+    require_trainable(new, original(model), example)
     if how.recalibrate and others_for and recalibrated(new, calibration):
         notes.append(ANEW)
     macs = count_macs(new, example)
