@@ -3,10 +3,32 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from limbeck import record
 from limbeck.stats import Paired, Summary, paired, summarise
+
+
+def seed_by_seed(
+    target: Path,
+    network: str,
+    arguments: Sequence[str],
+    measured: Callable[[int], Any],
+    about: Callable[[], Mapping[str, Any]],
+) -> dict[str, Any]:
+    """What a file of results holds after the seeds among the arguments are in it, too; a seed that was measured is kept.
+
+    The file is written after every seed, with what ``about`` says of the code and the settings.
+    """
+    told = json.loads(target.read_text()) if target.exists() else {"network": network, "seeds": {}}
+    for seed in (int(given) for given in arguments if given != "--page"):
+        if str(seed) not in told["seeds"]:
+            told["seeds"][str(seed)] = measured(seed)
+            told |= {"commit": record.commit(), "versions": record.versions(), **about()}
+            record.write_json(target, told)
+    return told
 
 
 def read(folder: Path) -> dict[str, Any]:

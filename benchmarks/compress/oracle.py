@@ -9,8 +9,8 @@ weights and at training rows.  The seed draws both sets of rows; the network is 
 
 from __future__ import annotations
 
-import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,13 @@ from rich.progress import track
 from scipy.stats import spearmanr
 from torch import nn
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+from records import seed_by_seed
 from study import ORIGINALS, ROOT, SCORES
 
 import limbeck as lk
-from limbeck import record
 from limbeck.compress.pruning.graph import groups
 from limbeck.compress.pruning.groups import Group
 from limbeck.compress.pruning.judge import judge
@@ -113,13 +114,8 @@ def main() -> None:
     if network not in ORIGINALS:
         sys.exit(__doc__)
     target = ROOT / "docs" / "results" / f"compress-oracle-{network}.json"
-    told = json.loads(target.read_text()) if target.exists() else {"network": network, "seeds": {}}
     torch.set_num_threads(1)
-    for seed in map(int, [given for given in rest if given != "--page"]):
-        if str(seed) not in told["seeds"]:
-            told["seeds"][str(seed)] = measured(network, seed)
-            told |= {"commit": record.commit(), "versions": record.versions(), **shape(network)}
-            record.write_json(target, told)
+    told = seed_by_seed(target, network, rest, partial(measured, network), lambda: shape(network))
     page(told, target)
 
 

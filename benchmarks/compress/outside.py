@@ -13,21 +13,22 @@ A seed that was measured is kept; a network that torch-pruning cannot prune is r
 from __future__ import annotations
 
 import copy
-import json
 import sys
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+from records import seed_by_seed
 from study import KD, ORIGINALS, ROOT, Budget, training
 
 import limbeck as lk
-from limbeck import record
 from limbeck.compress.statistics import recalibrated
 from limbeck.data import Loader, load
 from limbeck.data.splits import subset
@@ -196,23 +197,13 @@ def main() -> None:
     if network not in ORIGINALS:
         sys.exit(__doc__)
     target, budget = ROOT / "docs" / "results" / f"compress-outside-{network}.json", Budget()
-    told = json.loads(target.read_text()) if target.exists() else {"network": network, "seeds": {}}
     torch.set_num_threads(1)
-    for seed in map(int, [given for given in rest if given != "--page"]):
-        if str(seed) in told["seeds"]:
-            continue
-        from importlib.metadata import version
 
-        found = measured(network, seed, budget)
-        about = {
-            "epochs": budget.epochs,
-            "rows": budget.rows,
-            "rate": budget.rate,
-            "torch-pruning": version("torch-pruning"),
-        }
-        told |= about | {"commit": record.commit(), "versions": record.versions()}
-        told["seeds"][str(seed)] = found
-        record.write_json(target, told)
+    def about() -> dict[str, Any]:
+        settings = {"epochs": budget.epochs, "rows": budget.rows, "rate": budget.rate}
+        return settings | {"torch-pruning": version("torch-pruning")}
+
+    told = seed_by_seed(target, network, rest, lambda seed: measured(network, seed, budget), about)
     page(told, target)
 
 

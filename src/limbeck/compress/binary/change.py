@@ -20,6 +20,7 @@ from limbeck.errors import HyperParameterError, LimbeckError, NameUnknown, NonFi
 from limbeck.models.swap import copied, refer_anew
 from limbeck.models.weights import packed
 from limbeck.phase import Batch
+from limbeck.randomness import own_random_numbers
 from limbeck.taps import call, original, quiet, title
 
 _CONVOLUTIONS: dict[type, int] = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}
@@ -200,7 +201,7 @@ def _planned(model: nn.Module, ran: _Run, *, ends: bool, keep: tuple[str, ...], 
     return _Plan(tuple(chosen), left, first)
 
 
-def _read_elsewhere(model: nn.Module, names: Iterable[str], example: Any) -> list[str]:
+def _read_elsewhere(model: nn.Module, names: Sequence[str], example: Any) -> list[str]:
     """Layers whose weight is used beside their own forward: outside of it their weight is NaN, and the output shows it.
 
     Such a use would see the real weight, and a network that is packed into bits and unpacked would compute something else.
@@ -208,19 +209,19 @@ def _read_elsewhere(model: nn.Module, names: Iterable[str], example: Any) -> lis
 
     def shows(some: Sequence[str]) -> bool:
         own = copied(model)
-        handles = []
         for name in some:
             layer: Any = own.get_submodule(name)
             real = layer.weight.detach().clone()
-            handles.append(layer.register_forward_pre_hook(lambda part, args, w=real: _fill(part, w)))
-            handles.append(layer.register_forward_hook(lambda part, args, out: _fill(part, None)))
+            layer.register_forward_pre_hook(lambda part, args, w=real: _fill(part, w))
+            layer.register_forward_hook(lambda part, args, out: _fill(part, None))
             _fill(layer, None)
-        with torch.random.fork_rng(devices=()), torch.compiler.set_stance("force_eager"), quiet(own):
+        with own_random_numbers(), torch.compiler.set_stance("force_eager"), quiet(own):
             leaves = tree_leaves(call(own, example))
         return any(bool(leaf.isnan().any()) for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point())
 
-    names = list(names)
-    return [name for name in names if shows([name])] if shows([]) is False and shows(names) else []
+    if shows(()) or not shows(names):  # NaN without our doing says nothing
+        return []
+    return [name for name in names if shows([name])]
 
 
 def _fill(layer: nn.Module, value: Tensor | None) -> None:
