@@ -26,7 +26,8 @@ def seed_by_seed(
     for seed in (int(given) for given in arguments if given != "--page"):
         if str(seed) not in told["seeds"]:
             told["seeds"][str(seed)] = measured(seed)
-            told |= {"commit": record.commit(), "versions": record.versions(), **about()}
+            commits = sorted({*told.get("commits", ()), str(record.commit())})
+            told |= {"commits": commits, "versions": record.versions(), **about()}
             record.write_json(target, told)
     return told
 

@@ -102,7 +102,7 @@ def page(told: dict[str, Any], target: Path) -> None:
         "|" + "---|" * (3 + len(parts)),
         *rows,
         "",
-        f"Commit {told['commit']}, torch {told['versions']['torch']}.",
+        f"Commit {', '.join(told['commits'])}, torch {told['versions']['torch']}.",
         "",
     ]
     target.with_suffix(".md").write_text("\n".join(body))

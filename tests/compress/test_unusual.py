@@ -188,3 +188,52 @@ def test_what_torchao_refuses_is_said_with_the_layer_and_what_to_try():
         lk.Quantize("int8")(net, example=x, calibration=[lk.Batch(x)])
     small = lk.Quantize("int8", mode="weights")(net, example=x)
     torch.testing.assert_close(small(x), net(x), atol=0.05, rtol=0)
+
+
+class Borrowing(nn.Module):
+    """Reads the weight of its convolution in another way than the convolution does."""
+
+    def __init__(self, read):
+        super().__init__()
+        self.a, self.read, self.b = nn.Conv2d(4, 8, 3, padding=1), read, nn.Conv2d(4, 3, 1)
+
+    def forward(self, x):
+        return self.b(self.read(self.a(x).relu(), self.a.weight)).mean((2, 3))
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda x, w: nn.functional.conv2d(x, w.transpose(0, 1)),
+        lambda x, w: nn.functional.conv_transpose2d(x, w),
+        lambda x, w: nn.functional.conv2d(x, w[:4, :2], groups=4),
+    ],
+)
+def test_prune_says_which_weight_is_tied(read):
+    net = Borrowing(read).eval()
+    with pytest.raises(LimbeckError, match=r"no channel .* a: "):
+        lk.compress(net, lk.Prune(keep=0.5, by="l1"), example=torch.randn(2, 4, 6, 6))
+
+
+def test_a_borrowed_weight_is_named_as_tied():
+    net = Borrowing(lambda x, w: nn.functional.conv_transpose2d(x, w)).eval()
+    with pytest.raises(LimbeckError, match=r"computes with a\.weight in another way .*tied weight"):
+        lk.compress(net, lk.Prune(keep=0.5, by="l1"), example=torch.randn(2, 4, 6, 6))
+
+
+class Speaking(nn.Module):
+    """A table, a transposed convolution, a recurrent layer and a linear one."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.up = nn.Embedding(10, 8), nn.ConvTranspose1d(8, 8, 3)
+        self.gru, self.fc = nn.GRU(8, 8, batch_first=True), nn.Linear(8, 4)
+
+    def forward(self, x):
+        return self.fc(self.gru(self.up(self.table(x).transpose(1, 2)).transpose(1, 2))[0][:, -1])
+
+
+@pytest.mark.parametrize("mode", ["dynamic", "weights"])
+def test_int8_names_the_layers_that_it_never_takes(mode):
+    made = lk.Quantize("int8", mode=mode)(Speaking().eval(), example=torch.randint(0, 10, (2, 5)))
+    assert findings(made).notes[0] == "1 layer in int8, 3 in float: table, up, gru"

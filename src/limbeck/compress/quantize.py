@@ -186,10 +186,9 @@ def _told(made: Any, before: nn.Module) -> nn.Module:
     layers = made.facts["layers"]
     kept = layers["float"]
     few = next(name for name in layers if name != "float")
-    notes = [f"{len(layers[few])} layers in {few}" + (f", {len(kept)} in float: {', '.join(kept[:8])}" if kept else "")]
+    some = f"{len(layers[few])} layer{'s' * (len(layers[few]) != 1)} in {few}"
+    notes = [some + (f", {len(kept)} in float: {', '.join(kept[:8])}" if kept else "")]
     if made.facts["mode"] == "weights":
-        notes.append(
-            "weights are stored in few bits and computed with in float: the file is smaller, the network no faster"
-        )
+        notes.append("weights are stored in few bits and computed with in float: it can save bytes, never time")
     tell(made, *notes, layers=layers, mode=made.facts["mode"])
     return made

@@ -98,12 +98,9 @@ def _size(m: Measured, root: Measured | None, what: str) -> Cell:
     if value is None:
         return Cell()
     factor = m.factor(root, what)
-    note = (
-        words.times(factor, "smaller" if what == "bytes" else "fewer", "larger" if what == "bytes" else "more")
-        if factor
-        else ""
-    )
-    brief = f"{factor:.3g}×" if factor and factor >= 1 else ""
+    less, more = ("smaller", "larger") if what == "bytes" else ("fewer", "more")
+    note = words.times(factor, less, more) if factor else ""
+    brief = (f"{factor:.3g}×" if factor > 0.995 else f"{1 / factor:.3g}× {more}") if factor else ""
     return Cell(words.size(value) if what == "bytes" else words.amount(value), note, value, "", brief)
 
 

@@ -15,6 +15,7 @@ _OPS = {
     torch.ops.aten.conv3d.default,
     torch.ops.aten.linear.default,
 }
+_FLOAT = ("conv_transpose", "gru", "lstm", "rnn_tanh", "rnn_relu", "embedding", "bilinear")  # they have weights, too
 
 
 def weighted(graph: fx.GraphModule) -> list[tuple[str, fx.Node]]:
@@ -37,7 +38,19 @@ def in_int8(graph: fx.GraphModule) -> dict[str, list[str]]:
         kept = found["int8" if quantized else "float"]
         if name not in kept:
             kept.append(name)
+    found["float"] += [name for name in unsuitable(graph) if name not in found["float"]]
     return found
+
+
+def unsuitable(graph: fx.GraphModule) -> list[str]:
+    """Layers with weights of kinds that are never quantized here: transposed convolutions, recurrent layers, tables."""
+    nodes = (node for node in graph.graph.nodes if node.op == "call_function")
+    return list(dict.fromkeys(place(node) for node in nodes if _kind(node).startswith(_FLOAT)))
+
+
+def _kind(node: fx.Node) -> str:
+    """The name of an operation of torch's: "conv_transpose2d"; of anything else ""."""
+    return node.target.name().removeprefix("aten::") if isinstance(node.target, torch._ops.OpOverload) else ""
 
 
 def _through(node: fx.Node) -> fx.Node:

@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 
 from limbeck.compress.int8.dead import remove_dead
 from limbeck.compress.int8.export import own_numbers
-from limbeck.compress.int8.layers import require_names, weighted
+from limbeck.compress.int8.layers import require_names, unsuitable, weighted
 from limbeck.compress.int8.program import Quantized, count, takes
 from limbeck.compress.int8.static import float_graph
 from limbeck.compress.uniform import quantize, symmetric
@@ -78,7 +78,7 @@ def stored(model: nn.Module, example: Any, *, bits: int, per_channel: bool, skip
     if not layers["int8"]:
         raise LimbeckError("nothing was quantized: there is no convolution or linear layer left to work on")
     remove_dead(graph)
-    told = {"float": layers["float"], f"int{bits}": layers["int8"]}
+    told = {"float": layers["float"] + unsuitable(graph), f"int{bits}": layers["int8"]}
     facts = {"mode": "weights", "least": least, "takes": takes(example), "layers": told, "parameters": count(model)}
     return Quantized(graph, facts)
 

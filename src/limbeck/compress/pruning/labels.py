@@ -522,6 +522,14 @@ def _weight(watch: Watch, tensor: Any, kinds: type | tuple[type, ...], dims: tup
     return found.path, ""
 
 
+def _unreadable(watch: Watch, weight: Any, what: str) -> str:
+    """Why the channels before a layer stay whose weight `_weight` could not tell."""
+    found = watch.param(weight)
+    if found is None:
+        return f"the weights of a {what} behind it are computed, not stored"
+    return f"a {what} behind it computes with {found.path} in another way than the layer that holds it (a tied weight)"
+
+
 def _bias(watch: Watch, tensor: Any, own: str, labels: Tensor) -> None:
     """A bias that is not the layer's own goes with the outputs, too."""
     if not isinstance(tensor, Tensor) or tensor.ndim != 1:
@@ -538,8 +546,11 @@ def _convolution(watch: Watch, func: Any, args: Any, kwargs: Any, result: Any) -
     core = watch.of(x)
     home = _weight(watch, weight, nn.modules.conv._ConvNd, (0, 1))
     known = home is not None and (home[1] != "" or groups == 1)
+    if known and home is not None and home[1]:  # a transposed convolution may borrow the weight of one that is not
+        owner = watch.modules[home[0]]
+        known = (owner.transposed, owner.groups) == (transposed, groups)
     if not known or home is None:
-        watch.fix([x], "the weights of a convolution behind it are computed, not stored")
+        watch.fix([x], _unreadable(watch, weight, "convolution"))
         return watch.put(result, None)
     path, own = home
     out_dim, in_dim = (1, 0) if transposed else (0, 1)
@@ -581,7 +592,7 @@ def _product(watch: Watch, x: Tensor, weight: Tensor, bias: Any, result: Tensor,
     if home is None:
         if watch.param(weight) is None and turned and bias is None:
             return _matrices(watch, x.unsqueeze(0), weight.unsqueeze(0), result, watch.of(x), watch.of(weight))
-        watch.fix([x, weight, bias], "the weights of a layer behind it are computed, not stored")
+        watch.fix([x, weight, bias], _unreadable(watch, weight, "layer"))
         return watch.put(result, None)
     path, own = home
     loose = own == ""
