@@ -37,7 +37,8 @@ def read(folder: Path) -> dict[str, Any]:
     run = json.loads((folder / "run.json").read_text())
     for stage in run["stages"]:
         for r in stage.get("runs", ()):
-            r["validation_by_epoch"] = [line["validation"] for line in steps(folder, r) if line.get("validation")]
+            ends = {(line["phase"], line["epoch"]): line for line in steps(folder, r) if line.get("validation")}
+            r["validation_by_epoch"] = [line["validation"] for line in ends.values()]
     return run
 
 
