@@ -7,6 +7,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
+# A file of tests at a time on each core; four at most, for memory.
+SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,9 +18,9 @@ quickstart: .venv/installed ## install into .venv, distil a small digits network
 
 test: .venv/installed-for-tests check ## everything that must hold: checks, tests, the examples in the docstrings
 	@echo "testing (some minutes) ..."
-	@OMP_NUM_THREADS=1 $(BIN)/pytest -q
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -q $(SIDE_BY_SIDE)
 	@echo "running the examples in the docstrings ..."
-	@OMP_NUM_THREADS=1 $(BIN)/pytest -q --doctest-modules src
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -q $(SIDE_BY_SIDE) --doctest-modules src
 
 check: .venv/installed-for-tests ## style, types, who imports whom (about a minute)
 	@echo "checking style ..."

@@ -272,7 +272,7 @@ def test_the_command(folder, tmp_path):
     assert "50 %" in said.stdout
     assert "in a recipe:  how: {kind: prune" in said.stdout
     assert "the same 100 validation rows throughout; no test row was looked at" in said.stdout
-    assert "measured 0 of 3" in said.stderr
+    assert "measuring: 0 of 3" in said.stderr
     page = (folder / "sensitivity-net-seed-3-prune-l1.html").read_text()
     assert page.count("<svg") == 1
     assert "Sensitivity to pruning" in page

@@ -9,11 +9,19 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextvars import ContextVar
 
 from limbeck.errors import HyperParameterError, Interrupted, LimbeckError, NameUnknown, RecipeError
 
 _STOPPED = "interrupted; what was saved is whole, and the same command goes on from there"
 _UNUSABLE = (RecipeError, HyperParameterError, NameUnknown)
+_words: ContextVar[Sequence[str] | None] = ContextVar("words", default=None)
+
+
+def typed() -> list[str]:
+    """The words of the command that is running, without the program's name."""
+    given = _words.get()
+    return list(sys.argv[1:] if given is None else given)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = [word for word in given if word != "--debug"]
     from limbeck.cli.app import app
 
+    before = _words.set(given)
     try:
         code = app(given, prog_name="limbeck", standalone_mode=False)
         sys.stdout.flush()
@@ -37,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(error, debug)
     except Exception as error:
         return _usage(error)
+    finally:
+        _words.reset(before)
     if code == 130:  # typer's own answer to an interrupt
         return _interrupted(_STOPPED)
     return code if isinstance(code, int) else 0

@@ -451,6 +451,7 @@ def _refuse(found: list[str]) -> None:
 def _command() -> str:
     """The command line as it was typed, for the record."""
     import shlex
-    import sys
 
-    return shlex.join(["limbeck", *sys.argv[1:]])
+    from limbeck.cli import typed
+
+    return shlex.join(["limbeck", *typed()])

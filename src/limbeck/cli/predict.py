@@ -121,7 +121,8 @@ def _print(answers: Sequence[Answers], place: int, picture: Path, top: int) -> N
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold", title=Text(str(picture)), title_justify="left")
+    say.line(str(picture))
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
     table.add_column("", justify="right")
     for one in answers:
         role = " (original)" if one.role == "original" else ""

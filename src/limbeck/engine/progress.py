@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 LINE_EVERY = 20.0  # seconds between plain lines inside an epoch
 EPOCH_EVERY = 4.0  # seconds between plain lines at the ends of short epochs
@@ -137,6 +144,37 @@ def waiting(console: Console, title: str, quiet: bool = False) -> Iterator[None]
         yield
         if (spent := time.perf_counter() - begun) >= EPOCH_EVERY:
             console.print(f"{title}: {spent:.0f} s", highlight=False, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def counting(console: Console, title: str, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """Something long of which so many parts of so many are done: a bar on a terminal, a line now and then elsewhere.
+
+    What it gives is called with how many are done, of how many.
+    """
+    if quiet:
+        yield lambda done, total: None
+    elif not console.is_terminal:
+        yield _parts(console, title)
+    else:
+        columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=console, transient=True) as bar:
+            task = bar.add_task(title, total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _parts(console: Console, title: str) -> Callable[[int, int], None]:
+    begun = said = time.perf_counter()
+
+    def tell(done: int, total: int) -> None:
+        nonlocal said
+        now = time.perf_counter()
+        if done == 0 or (now - said > LINE_EVERY and done < total):
+            said = now
+            left = f", {(now - begun) / done * (total - done):.0f} s left" if done else ""
+            console.print(f"{title}: {done} of {total}{left}", highlight=False, markup=False, soft_wrap=True)
+
+    return tell
 
 
 def watch_for(console: Console, title: str, quiet: bool = False) -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from limbeck import record
+from limbeck.engine.progress import waiting
 from limbeck.engine.team import alone, require_devices
 from limbeck.errors import Interrupted
 from limbeck.recipe import Machine, Recipe
@@ -62,7 +63,8 @@ def run(
             stopped = work_in_processes(recipe, folder, machine, quiet, command)
         if stopped is not None:
             raise Interrupted(f"{stopped}; to go on: {command}")
-        write_report(folder)
+        with waiting(console, "drawing the report", quiet):
+            write_report(folder)
     if not quiet:
         show(folder, console)
     return folder

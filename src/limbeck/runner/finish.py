@@ -15,6 +15,7 @@ from limbeck.compress import cost as costs
 from limbeck.compress.served import served
 from limbeck.engine import exhibits
 from limbeck.engine.evaluate import metrics
+from limbeck.engine.progress import counting
 from limbeck.recipe import Compress, Evaluate, Fitted, Result, Stage, Train, cast_of, teachers_of
 from limbeck.runner.shelf import Work
 from limbeck.runner.stages import cost_of
@@ -83,7 +84,11 @@ def _exhibits(work: Work, stages: list[Result], seed: int) -> dict[str, Any]:
     teachers = list(dict.fromkeys(teacher for s in stages for teacher in teachers_of(s)))
     shown = list(dict.fromkeys([*teachers, *(s.name for s in stages)]))
     targets, classes = data.test.labels.cpu(), len(data.classes)
-    logits = {name: work.test_logits(name, end, seed) for name in shown}
+    logits = {}
+    with counting(work.console, "networks run on the test part", work.quiet) as progress:
+        for name in shown:
+            logits[name] = work.test_logits(name, end, seed)
+            progress(len(logits), len(shown))
     shown = [name for name in shown if logits[name].shape[-1] == classes]  # others answer in groups of these classes
     chosen = exhibits.choose_samples(targets)
     part = data.test.take(torch.tensor(chosen))
