@@ -324,6 +324,9 @@ def test_rows_that_nobody_knows():
     with pytest.raises(DataError, match=text.format("which rows they hold")):
         run(counting, unknown)
     assert CRD(negatives="batch").phases(dataclasses.replace(cast, example=unknown, rows=None))
+    beyond = cast.example._replace(rows=cast.example.rows + cast.rows - 1)
+    with pytest.raises(DataError, match=rf"rows \d+ to \d+ of data that has {cast.rows} rows: they count from 0 to"):
+        run(counting, beyond)
 
 
 def test_classes_that_nobody_knows():
@@ -332,6 +335,9 @@ def test_classes_that_nobody_knows():
         CRD().phases(cast)
     with pytest.raises(TargetError, match=r"negatives of other classes need labels, .* it has none; negatives='rows'"):
         CRD(hard=0.0).phases(cast)
+    listed = dataclasses.replace(cast, example=cast.example._replace(targets=[0, 1]))
+    with pytest.raises(TargetError, match=r"need labels, .* they are a list, not a tensor; negatives='rows'"):
+        CRD(hard=0.0).phases(listed)
     assert CRD(hard=0.0, negatives="rows").phases(cast)
     several = cast.example._replace(targets=torch.ones(6, 3))
     with pytest.raises(TargetError, match=r"its targets are float32 \[6, 3\]"):

@@ -266,6 +266,9 @@ def test_static_labels_need_to_know_the_rows():
     rows = cast.example._replace(rows=torch.arange(6))
     with pytest.raises(DataError, match="this loader does not say how many there are: give it an attribute 'rows'"):
         StaticLabels().phases(Cast(models=cast.models, example=rows))
+    phase = only(StaticLabels().phases(Cast(models=cast.models, example=rows, rows=6)))
+    with pytest.raises(DataError, match="a batch holds rows 2 to 7 of data that has 6 rows: they count from 0 to 5"):
+        run(phase, cast.example._replace(rows=torch.arange(2, 8)))
 
 
 # -- assistants ------------------------------------------------------------------------------------

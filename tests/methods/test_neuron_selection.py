@@ -214,6 +214,8 @@ def test_bad_data():
         NeuronSelection(k=11).phases(stage())
     with pytest.raises(TargetError, match=r"needs labels to find the neurons .* hard=0"):
         NeuronSelection(hard=0.0).phases(stage(batch=images(labels=False)))
+    with pytest.raises(TargetError, match="needs labels as a tensor; these targets are list"):
+        NeuronSelection(hard=0.0).phases(stage(batch=images()._replace(targets=[0, 1, 2])))
     batch = images()
     with pytest.raises(TargetError, match=r"one class id per sample; these targets are \[6, 3\] int64"):
         NeuronSelection().phases(stage(batch=Batch(batch.inputs, nn.functional.one_hot(batch.targets, 3))))

@@ -77,6 +77,11 @@ class Review(nn.Module):
         )
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        if self.training and (small := [x for x in maps if x[:, 0].numel() < 2]):
+            raise ShapeError(
+                f"knowledge review normalises over a batch, and of one sample a map {list(small[0].shape[1:])} has one number in "
+                "each channel: leave out a last, smaller batch (drop_last=True), or take layers with larger maps"
+            )
         found, rest = [], None
         for level, x in zip(reversed(self.levels), reversed(maps), strict=True):
             out, rest = level(x, rest)

@@ -16,6 +16,7 @@ from limbeck.methods.terms import (
     off,
     require_targets,
     require_temperature,
+    rows_of,
     soft_targets,
 )
 from limbeck.phase import Batch, Cast, Models, Moment, Phase, Term, Update
@@ -188,9 +189,11 @@ class CRD:
         """The class ids of a batch, where the negatives depend on them."""
         if self.negatives != "classes":
             return None
+        from torch import Tensor
+
         y = batch.targets
-        if y is None or y.ndim != 1 or y.is_floating_point():
-            given = "it has none" if y is None else f"its targets are {str(y.dtype)[6:]} {list(y.shape)}"
+        if not isinstance(y, Tensor) or y.ndim != 1 or y.is_floating_point():
+            given = f"its targets are {str(y.dtype)[6:]} {list(y.shape)}" if isinstance(y, Tensor) else _kind(y)
             raise TargetError(
                 f"negatives of other classes need labels, one class id per sample, and of this batch {given}; "
                 "negatives='rows' takes any other row, and needs no labels"
@@ -199,7 +202,7 @@ class CRD:
 
     def _look(self, models: Models, batch: Batch, moment: Moment) -> Iterator[Update]:
         """Count which rows there are; there is nothing to optimize."""
-        models["memory"](_rows(batch), self._classes(batch))
+        models["memory"](_rows(models, batch), self._classes(batch))
         yield from ()
 
     def _distill(
@@ -229,9 +232,9 @@ class CRD:
             )
             # After the step: the parts of an accumulated batch then see one and the same memory.
             if memory is not None:
-                _memory(models).keep(_rows(batch), s, t, self.momentum)
+                _memory(models).keep(_rows(models, batch), s, t, self.momentum)
                 # A row that the counting epoch did not meet (of a last batch that was dropped) counts from the next epoch on.
-                models["memory"](_rows(batch), self._classes(batch))
+                models["memory"](_rows(models, batch), self._classes(batch))
 
         return Phase(
             name="distill",
@@ -262,7 +265,7 @@ class CRD:
         if self.negatives == "batch":
             index, banks = _everyone(s), (t, s)
         else:
-            rows, classes, memory = _rows(batch), self._classes(batch), _memory(models)
+            rows, classes, memory = _rows(models, batch), self._classes(batch), _memory(models)
             memory.enter_epoch(int(moment.epoch), classes=classes is not None)
             drawn = memory.draw(rows, classes, count, moment.generator)
             index, banks = _beside(rows, drawn), (memory.teacher, memory.student)
@@ -287,10 +290,8 @@ def _memory(models: Models) -> Memory:
     return cast("Memory", models["memory"])
 
 
-def _rows(batch: Batch) -> Tensor:
-    if batch.rows is None:
-        raise DataError(_no_rows("which rows they hold"))
-    return batch.rows.long()
+def _rows(models: Models, batch: Batch) -> Tensor:
+    return rows_of(batch, len(_memory(models).seen), _no_rows("which rows they hold"))
 
 
 def _no_rows(what: str) -> str:
@@ -299,6 +300,10 @@ def _no_rows(what: str) -> str:
         "limbeck.Batch(inputs, targets, rows) from an object that has an attribute rows (every row number is below "
         "it), or set negatives='batch', which takes the other samples of the batch and needs no memory"
     )
+
+
+def _kind(y: object) -> str:
+    return "it has none" if y is None else f"they are a {type(y).__name__}, not a tensor"
 
 
 def _beside(rows: Tensor, drawn: Tensor) -> Tensor:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from limbeck import losses
 from limbeck.course import TEACHER, Lesson
 from limbeck.errors import DataError
 from limbeck.methods.response import KD
-from limbeck.methods.terms import check_logits, cross_entropy, device_of, off, require_targets, require_temperature
+from limbeck.methods.terms import (
+    check_logits,
+    cross_entropy,
+    device_of,
+    off,
+    require_targets,
+    require_temperature,
+    rows_of,
+)
 from limbeck.phase import Batch, Cast, Models, Moment, Phase, Term, Update
 from limbeck.settings import Presets, Weight, at, require, require_choice, require_weights, require_whole
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,13 +111,15 @@ class StaticLabels:
         modules = cast.pick("student", "teacher")
         require_targets(cast.example, self.hard)
         columns = check_logits(cast, columns=2, instead="there is no such method for a single logit")
-        _rows_of(cast.example)
+        if cast.example.rows is None:
+            raise DataError(_NO_ROWS)
         if cast.rows is None:
             raise DataError(f"{_BY_ROW}, and this loader does not say how many there are: give it an attribute 'rows'")
+        total = cast.rows
 
         from limbeck import connectors
 
-        memory = connectors.Remember(cast.rows, columns, device=device_of(cast.example.inputs))
+        memory = connectors.Remember(total, columns, device=device_of(cast.example.inputs))
 
         def step(models: Models, batch: Batch, moment: Moment) -> Iterator[Update]:
             teacher, student = models["teacher"](batch.inputs).logits, models["student"](batch.inputs).logits
@@ -120,7 +127,7 @@ class StaticLabels:
             if not off(self.soft):
                 # Logarithms of probabilities are logits of them, and T times these are logits at that temperature.
                 said = (teacher.float() / self.temperature).log_softmax(1)
-                kept = self.temperature * models["memory"](_rows_of(batch), said)
+                kept = self.temperature * models["memory"](rows_of(batch, total, _NO_ROWS), said)
                 value = losses.kd_kl(student, kept, temperature=self.temperature)
                 terms["kd"] = Term(value, at(self.soft, moment))
             yield Update("student", terms)
@@ -137,17 +144,7 @@ class StaticLabels:
 
 
 _BY_ROW = "static labels are kept for each row of the data"
-
-
-def _rows_of(batch: Batch) -> Tensor:
-    """Which rows a batch holds.
-
-    Raises:
-        DataError: it does not say.
-    """
-    if batch.rows is None:
-        raise DataError(
-            f"{_BY_ROW}, and this batch does not say which rows it holds (its rows are None): the batches of a recipe do; "
-            "in Python give limbeck.Batch(inputs, targets, rows)"
-        )
-    return batch.rows
+_NO_ROWS = (
+    f"{_BY_ROW}, and this batch does not say which rows it holds (its rows are None): the batches of a recipe do; "
+    "in Python give limbeck.Batch(inputs, targets, rows)"
+)

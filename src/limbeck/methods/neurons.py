@@ -166,12 +166,16 @@ def _counting(layer: str, classes: int):
 
 def _class_ids(batch: Batch, classes: int | None = None) -> Tensor:
     """The batch's labels, if they are one class id per sample."""
+    from torch import Tensor
+
     targets = batch.targets
     if targets is None:
         raise TargetError(
             "neuron selection needs labels to find the neurons that tell classes apart, and this batch has none (its targets "
             "are None); the labels may stay out of the loss: hard=0"
         )
+    if not isinstance(targets, Tensor):
+        raise TargetError(f"neuron selection needs labels as a tensor; these targets are {type(targets).__name__}")
     if targets.ndim != 1 or targets.is_floating_point():
         raise TargetError(
             f"neuron selection needs one class id per sample; these targets are {list(targets.shape)} {targets.dtype}".replace(

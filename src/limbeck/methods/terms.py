@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from limbeck import losses
-from limbeck.errors import ShapeError, TargetError
+from limbeck.errors import DataError, ShapeError, TargetError
 from limbeck.phase import Batch, Cast, Models, Moment, Phase, Seen, Term, Update
 from limbeck.settings import Weight, at, finite, off, require
 
@@ -34,6 +34,28 @@ def require_targets(batch: Batch, hard: Weight) -> None:
             f"hard = {hard!r} needs labels, and this batch has none (its targets are None): give batches with "
             "labels, or set hard=0 to learn from the teacher alone"
         )
+
+
+def rows_of(batch: Batch, total: int, missing: str) -> Tensor:
+    """Which rows of the data a batch holds, as int64.
+
+    Args:
+        total: how many rows the data has.
+        missing: what to say where the batch does not tell its rows.
+
+    Raises:
+        DataError: it does not tell, or there are no such rows.
+    """
+    rows = batch.rows
+    if rows is None:
+        raise DataError(missing)
+    # Where they are on a device, looking would make the host wait.
+    if rows.device.type == "cpu" and len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < total:
+        raise DataError(
+            f"a batch holds rows {int(rows.min())} to {int(rows.max())} of data that has {total} rows: they count from 0 to "
+            f"{total - 1}; let the attribute rows of what yields the batches say how many there are"
+        )
+    return rows.long()
 
 
 def cross_entropy(
