@@ -53,6 +53,11 @@ def test_an_alias_changes_alone():
 def test_short_forms_grow():
     assert changed("models.student.options={dropout: 0.1}").models["student"].options == {"dropout": 0.1}
     assert changed("data.source=cifar10", "data.source.download=false").data.source.download is False
+    summed = changed("stages.kd.v1.method=[kd, nst]", "stages.kd.v1.method.0.temperature=7").stages[1]
+    assert isinstance(summed, Distill)
+    assert summed.method.methods[0].temperature == 7.0
+    small = changed("stages.0={kind: compress, name: alone, model: student, how: quantize}", "stages.0.how.mode=dynamic")
+    assert small.stages[0].how.mode == "dynamic"
 
 
 def test_values_are_yaml():

@@ -91,7 +91,7 @@ def over_text(trial: Trial, limits: Mapping[str, float]) -> str:
         if trial.figures.get(name) is None
         else f"{name} by {value:.2f}"
         if name == "points"
-        else f"{name} by {100 * value:.2g} %"
+        else f"{name} by {100 * value:{'.0f' if value > 0.095 else '.2g'}} %"
         for name, value in over.items()
     ]
     return f"over: {', '.join(told)}" if told else ""
