@@ -237,3 +237,44 @@ class Speaking(nn.Module):
 def test_int8_names_the_layers_that_it_never_takes(mode):
     made = lk.Quantize("int8", mode=mode)(Speaking().eval(), example=torch.randint(0, 10, (2, 5)))
     assert findings(made).notes[0] == "1 layer in int8, 3 in float: table, up, gru"
+
+
+class Normed(nn.Module):
+    """Normalises by each sample, or by each batch, whatever the mode."""
+
+    def __init__(self, norm):
+        super().__init__()
+        self.conv, self.norm, self.fc = nn.Conv2d(3, 8, 3), norm, nn.Linear(8, 4)
+
+    def forward(self, x):
+        return self.fc(self.norm(self.conv(x)).relu().mean((2, 3)))
+
+
+def small_batches():
+    torch.manual_seed(0)
+    return [(torch.randn(8, 3, 8, 8), torch.randint(0, 4, (8,))) for _ in range(2)]
+
+
+def test_int8_training_keeps_norms_without_statistics_as_they_are():
+    net = Normed(nn.InstanceNorm2d(8)).eval()
+    (x, _), *_ = batches = small_batches()
+    made = lk.compress(net, lk.Quantize("int8", mode="qat", epochs=1), batches, example=x[:2], device="cpu", quiet=True)
+    assert (made(x) - net(x)).norm() < 0.2 * net(x).norm()
+
+
+@pytest.mark.parametrize("mode", ["static", "dynamic", "qat"])
+def test_int8_says_which_norm_it_cannot_fold(mode):
+    net = Normed(nn.BatchNorm2d(8, track_running_stats=False)).eval()
+    settings = {"epochs": 1} if mode == "qat" else {}
+    with pytest.raises(LimbeckError, match=r"norm is a BatchNorm without running statistics .* into conv, cannot do without"):
+        lk.compress(net, lk.Quantize("int8", mode=mode, **settings), small_batches(), device="cpu", quiet=True)
+
+
+def test_a_graph_that_cannot_be_is_told_in_the_error_alone(capfd):
+    class Branching(Normed):
+        def forward(self, x):
+            return super().forward(x if x.sum() > 0 else -x)
+
+    with pytest.raises(LimbeckError, match="cannot make a graph of Branching"):
+        lk.Quantize("int8", mode="weights")(Branching(nn.Identity()).eval(), example=torch.zeros(2, 3, 8, 8))
+    assert "class GraphModule" not in capfd.readouterr().err

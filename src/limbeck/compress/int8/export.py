@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
+from io import StringIO
 from typing import Any
 
 import torch
@@ -33,7 +34,8 @@ def exported(model: nn.Module, example: Any, *, strict: bool = True) -> tuple[to
     for least in (1, 2):
         args, kwargs, shapes = _call(inputs, torch.export.Dim("batch", min=least))
         try:
-            with quiet(), own_numbers(inputs):
+            # torch prints the whole graph to stderr where a forward branches on values; the error below says it in a line
+            with quiet(), own_numbers(inputs), redirect_stderr(StringIO()):
                 return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=strict), least
         except Exception as error:  # torch raises a dozen kinds here
             failures.append(error)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import fx, nn
 
-from limbeck.errors import NameUnknown, unknown
+from limbeck.errors import LimbeckError, NameUnknown, unknown
 
 _OPS = {
     torch.ops.aten.conv1d.default,
@@ -58,6 +58,24 @@ def _through(node: fx.Node) -> fx.Node:
     while node.op == "call_function" and "dequantize" not in node.name and node.all_input_nodes:
         node = node.all_input_nodes[0]
     return node
+
+
+def require_foldable(graph: fx.GraphModule) -> None:
+    """Refuse a BatchNorm behind a convolution that has no running statistics: torchao folds the two, and cannot without.
+
+    Raises:
+        LimbeckError: there is one; the message names it.
+    """
+    for node in graph.graph.nodes:
+        if node.op != "call_function" or node.target is not torch.ops.aten.batch_norm.default or node.args[3] is not None:
+            continue
+        source = node.args[0]
+        if isinstance(source, fx.Node) and source.target in _OPS:
+            raise LimbeckError(
+                f"{place(node)} is a BatchNorm without running statistics (track_running_stats=False), and torchao, which folds it "
+                f"into {place(source)}, cannot do without them: train it with statistics, put a GroupNorm in its place, or store "
+                'the weights alone in int8 (mode="weights")'
+            )
 
 
 def require_names(model: nn.Module, names: Iterable[str]) -> None:

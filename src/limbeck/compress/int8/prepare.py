@@ -13,7 +13,7 @@ from limbeck.batches import batch_size
 from limbeck.compress.int8.batches import calibrate, call, require_finite_weights
 from limbeck.compress.int8.dead import remove_dead
 from limbeck.compress.int8.export import as_graph, exported, free_modes, own_numbers, two_rows
-from limbeck.compress.int8.layers import require_names
+from limbeck.compress.int8.layers import require_foldable, require_names
 from limbeck.compress.int8.needs import quiet, require_installed
 from limbeck.compress.int8.program import Quantized, count
 from limbeck.compress.int8.static import finished
@@ -38,6 +38,7 @@ _SWITCHES: dict[Any, tuple[int, Any]] = {
     _aten.rrelu.default: (3, False),
     _aten.scaled_dot_product_attention.default: (4, 0.0),
 }
+_NORMS = {_aten.batch_norm.default, _aten.instance_norm.default}
 
 
 class Prepared(nn.Module):
@@ -90,7 +91,8 @@ def set_graph(graph: fx.GraphModule, learns: bool) -> None:
         if node.op != "call_function" or node.target not in _SWITCHES:
             continue
         index, resting = _SWITCHES[node.target]
-        if index < len(node.args):
+        alone = node.target in _NORMS and node.args[3] is None  # keeps no statistics: those of the batch in either mode
+        if index < len(node.args) and not alone:
             first = node.meta.setdefault(_LEARNS, node.args[index])
             node.update_arg(index, first if learns else resting)
     graph.recompile()
@@ -158,6 +160,7 @@ def _made(model: nn.Module, settings: Mapping[str, Any], example: Any) -> Prepar
     _lift_zeros(learner)
     program, least = exported(learner.train(), example)
     graph = as_graph(program)
+    require_foldable(graph)
     single = _single(graph)
     _forget_counts(graph)
     try:

@@ -11,7 +11,7 @@ from torch import fx, nn
 from limbeck.compress.int8.batches import calibrate, require_finite_weights, run
 from limbeck.compress.int8.dead import remove_dead
 from limbeck.compress.int8.export import as_graph, exported, free_modes, own_numbers
-from limbeck.compress.int8.layers import in_int8, require_names
+from limbeck.compress.int8.layers import in_int8, require_foldable, require_names
 from limbeck.compress.int8.needs import quiet, require_installed
 from limbeck.compress.int8.program import Quantized, count, takes
 from limbeck.compress.parametrized import settle
@@ -46,6 +46,7 @@ def quantized(
     require_installed()
     require_names(model, skip)
     graph, least = float_graph(model, example)
+    require_foldable(graph)
     settings = {"per_channel": per_channel, "observer": observer, "reduce_range": reduce_range, "skip": skip}
     try:
         return converted(graph, least, example, calibration, mode=mode, batches=batches, **settings)
