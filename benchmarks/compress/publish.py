@@ -68,10 +68,11 @@ def table(stages: list[dict[str, Any]], original: dict[str, Any], name: str) -> 
     for stage in stages:
         values = accuracies(stage, "test")
         alike = [r["original"]["agreement"] for r in stage["runs"] if r.get("original")]
+        same = f"{100 * summarise(alike).mean:.1f}" if alike else "-"  # trained further, not compressed: not compared
         lines.append(
             f"| {stage['name']} | {said(summarise(list(values.values())))} | {kept(values, base)} "
-            f"| {100 * summarise(alike).mean:.1f} | {' | '.join(spent(stage['cost'], key) for key in columns)} |"
-            if values and alike
+            f"| {same} | {' | '.join(spent(stage['cost'], key) for key in columns)} |"
+            if values
             else f"| {stage['name']} | not run | | | | | | | |"
         )
     return "\n".join(lines)

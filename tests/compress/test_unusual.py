@@ -266,7 +266,9 @@ def test_int8_training_keeps_norms_without_statistics_as_they_are():
 def test_int8_says_which_norm_it_cannot_fold(mode):
     net = Normed(nn.BatchNorm2d(8, track_running_stats=False)).eval()
     settings = {"epochs": 1} if mode == "qat" else {}
-    with pytest.raises(LimbeckError, match=r"norm is a BatchNorm without running statistics .* into conv, cannot do without"):
+    with pytest.raises(
+        LimbeckError, match=r"norm is a BatchNorm without running statistics .* into conv, cannot do without"
+    ):
         lk.compress(net, lk.Quantize("int8", mode=mode, **settings), small_batches(), device="cpu", quiet=True)
 
 

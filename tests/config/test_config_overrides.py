@@ -56,7 +56,9 @@ def test_short_forms_grow():
     summed = changed("stages.kd.v1.method=[kd, nst]", "stages.kd.v1.method.0.temperature=7").stages[1]
     assert isinstance(summed, Distill)
     assert summed.method.methods[0].temperature == 7.0
-    small = changed("stages.0={kind: compress, name: alone, model: student, how: quantize}", "stages.0.how.mode=dynamic")
+    small = changed(
+        "stages.0={kind: compress, name: alone, model: student, how: quantize}", "stages.0.how.mode=dynamic"
+    )
     assert small.stages[0].how.mode == "dynamic"
 
 

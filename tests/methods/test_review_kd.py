@@ -154,7 +154,9 @@ def test_bad_networks():
         ReviewKD().phases(stage(batch=images(labels=False)))
     with pytest.raises(ShapeError, match="N_t != N_s"):
         ReviewKD(soft=1.0).phases(stage(teacher=net(5, 4)))
-    with pytest.raises(ShapeError, match=r"of one sample a map \[4, 1, 1\] has one number in each channel: leave out a last"):
+    with pytest.raises(
+        ShapeError, match=r"of one sample a map \[4, 1, 1\] has one number in each channel: leave out a last"
+    ):
         Review([(4, 1, 1)], [(4, 1, 1)])([torch.zeros(1, 4, 1, 1)])
     with pytest.raises(ShapeError, match="a layer of the teacher for each of the student's"):
         Review([(3, 4, 4)], [])

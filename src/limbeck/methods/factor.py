@@ -98,7 +98,7 @@ class FactorTransfer:
         if self.pair is not None:
             object.__setattr__(self, "pair", as_pair("pair", self.pair))
         require_whole(p=self.p)
-        self._way()
+        Way.of(self)
         given = self.paraphraser
         named = given is None or (isinstance(given, str) and bool(given))
         require(named, "paraphraser", given, "the path of a safetensors file, or nothing")
@@ -106,21 +106,6 @@ class FactorTransfer:
     def phases(self, cast: Cast) -> Sequence[Phase]:
         """ "paraphrase" (unless a trained paraphraser is given) and "distill", with "ce", "factor" and maybe "kd"."""
         cast.pick("student", "teacher")
-        way = self._way()
+        way = Way.of(self)
         one = link(cast, "teacher", self.pair, way, paraphrase=True, file=self.paraphraser, title="factor transfer")
         return phases(cast, (one,), way)
-
-    def _way(self) -> Way:
-        return Way(
-            rate=self.rate,
-            p=self.p,
-            weight=self.weight,
-            form=self.form,
-            layers=self.layers,
-            share=self.paraphrase_share,
-            epochs=self.paraphrase_epochs,
-            optimizer=self.paraphrase_optimizer,
-            hard=self.hard,
-            soft=self.soft,
-            temperature=self.temperature,
-        )

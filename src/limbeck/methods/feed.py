@@ -88,11 +88,11 @@ class FEED:
         object.__setattr__(self, "paraphrasers", tuple(files))
         require(self.paraphrase or not files, "paraphrasers", files, "only with paraphrase=True")
         require_whole(p=self.p)
-        self._way()
+        Way.of(self)
 
     def phases(self, cast: Cast) -> Sequence[Phase]:
         """ "paraphrase" (if there are paraphrasers to train), then "distill", with "ce", "factor/..." and maybe "kd"."""
-        way, files = self._way(), self.paraphrasers or (None,) * len(require_teachers(cast))
+        way, files = Way.of(self), self.paraphrasers or (None,) * len(require_teachers(cast))
         if len(files) != len(cast.teachers):
             raise HyperParameterError(
                 f"paraphrasers: {len(files)} file(s) for {len(cast.teachers)} teacher(s) ({', '.join(cast.teachers)}); "
@@ -106,21 +106,6 @@ class FEED:
         ]
         require_one_size(cast, links)
         return phases(cast, links, way)
-
-    def _way(self) -> Way:
-        return Way(
-            rate=self.rate,
-            p=self.p,
-            weight=self.weight,
-            form=self.form,
-            layers=self.layers,
-            share=self.paraphrase_share,
-            epochs=self.paraphrase_epochs,
-            optimizer=self.paraphrase_optimizer,
-            hard=self.hard,
-            soft=self.soft,
-            temperature=self.temperature,
-        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from limbeck import losses
 from limbeck.errors import ShapeError
@@ -29,16 +29,16 @@ _NAMED = "pair=(student layer, teacher layer)"
 
 @dataclass(frozen=True, kw_only=True)
 class Way:
-    """How factors are made and compared; the settings are those of `FactorTransfer`."""
+    """How factors are made and compared; the settings are those of `FactorTransfer`, by the same names."""
 
     rate: float
     p: int
     weight: Weight | None
     form: Form
     layers: Layers
-    share: float
-    epochs: int | None
-    optimizer: Optimizer | None
+    paraphrase_share: float
+    paraphrase_epochs: int | None
+    paraphrase_optimizer: Optimizer | None
     hard: Weight
     soft: Weight
     temperature: float
@@ -48,14 +48,19 @@ class Way:
         require(self.p in (1, 2), "p", self.p, "1 or 2")
         require(self.form in ("paper", "mean", "benchmark"), "form", self.form, "'paper', 'mean' or 'benchmark'")
         require(self.layers in ("paper", "benchmark"), "layers", self.layers, "'paper' or 'benchmark'")
-        ok = finite(self.share) and 0 < self.share < 1
-        require(ok, "paraphrase_share", self.share, "a part of the epochs, in (0, 1)")
-        if self.epochs is not None:
-            require_whole(paraphrase_epochs=self.epochs)
-            require(self.epochs >= 1, "paraphrase_epochs", self.epochs, "at least 1, or nothing at all")
+        ok = finite(self.paraphrase_share) and 0 < self.paraphrase_share < 1
+        require(ok, "paraphrase_share", self.paraphrase_share, "a part of the epochs, in (0, 1)")
+        if (epochs := self.paraphrase_epochs) is not None:
+            require_whole(paraphrase_epochs=epochs)
+            require(epochs >= 1, "paraphrase_epochs", epochs, "at least 1, or nothing at all")
         weights = {} if self.weight is None else {"weight": self.weight}
         require_weights(some=self.weight is not None, **weights, hard=self.hard, soft=self.soft)
         require_temperature(self.temperature)
+
+    @classmethod
+    def of(cls, method: Any) -> Way:
+        """That of a method which has these settings among its own."""
+        return cls(**{field.name: getattr(method, field.name) for field in dataclasses.fields(cls)})
 
     def weight_of(self, units: int) -> Weight:
         """The weight of the factors' distance, by default on the scale of the authors' code in every form."""
@@ -203,10 +208,10 @@ def _paraphrase(cast: Cast, links: Sequence[Link], way: Way) -> Phase:
         trains={name: (name,) for name in names},
         taps={one.teacher: (one.pair[1],) for one in links},
         step=step,
-        share=way.share,
-        epochs=way.epochs,
+        share=way.paraphrase_share,
+        epochs=way.paraphrase_epochs,
         stops=frozenset(one.teacher for one in links),
-        optimizers={} if way.optimizer is None else dict.fromkeys(names, way.optimizer),
+        optimizers={} if way.paraphrase_optimizer is None else dict.fromkeys(names, way.paraphrase_optimizer),
         keeps=tuple(names),
         notes=tuple(note for one in links for note in one.notes),
     )
@@ -243,7 +248,7 @@ def _distill(cast: Cast, links: Sequence[Link], way: Way) -> Phase:
             **{one.teacher: (one.pair[1],) for one in links},
         },
         step=step,
-        share=1.0 - way.share if fresh and way.epochs is None else 1.0,
+        share=1.0 - way.paraphrase_share if fresh and way.paraphrase_epochs is None else 1.0,
         stops=frozenset(one.teacher for one in links) if off(way.soft) else frozenset(),
         notes=() if fresh else tuple(note for one in links for note in one.notes),
     )

@@ -66,11 +66,9 @@ def require_foldable(graph: fx.GraphModule) -> None:
     Raises:
         LimbeckError: there is one; the message names it.
     """
-    for node in graph.graph.nodes:
-        if node.op != "call_function" or node.target is not torch.ops.aten.batch_norm.default or node.args[3] is not None:
-            continue
-        source = node.args[0]
-        if isinstance(source, fx.Node) and source.target in _OPS:
+    for node in graph.graph.find_nodes(op="call_function", target=torch.ops.aten.batch_norm.default):
+        source, mean = node.args[0], node.args[3]
+        if mean is None and isinstance(source, fx.Node) and source.target in _OPS:
             raise LimbeckError(
                 f"{place(node)} is a BatchNorm without running statistics (track_running_stats=False), and torchao, which folds it "
                 f"into {place(source)}, cannot do without them: train it with statistics, put a GroupNorm in its place, or store "
