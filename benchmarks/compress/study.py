@@ -106,22 +106,23 @@ def bits(budget: Budget) -> list[Stage]:
 
 def chains(budget: Budget) -> list[Stage]:
     """(e) Chains, beside each of their steps alone: all end in a network that could be shipped."""
+    wide = {"multiple": 16, "minimum": 16}  # other widths make int8 slower than it was: see compress-widths
     found: list[Stage] = [
         lk.Compress(name="int8", model="original", how=lk.Quantize("int8")),
-        lk.Compress(name="half", model="original", how=lk.Prune(macs=0.5, by="fpgm")),
+        lk.Compress(name="half", model="original", how=lk.Prune(macs=0.5, by="fpgm", **wide)),
         *tuned("half", budget),
         lk.Compress(name="half-kd-int8", model="half-kd", how=lk.Quantize("int8")),
         lk.Compress(name="split", model="original", how=lk.Factorize(energy=0.85, kind="spatial", measured=False)),
         *tuned("split", budget),
         lk.Compress(name="split-kd-int8", model="split-kd", how=lk.Quantize("int8")),
-        lk.Compress(name="stepwise", model="original", how=lk.Prune(macs=0.5, by="fpgm", steps=3), teacher="original",
+        lk.Compress(name="stepwise", model="original", how=lk.Prune(macs=0.5, by="fpgm", steps=3, **wide), teacher="original",
                     method=KD, training=training(budget, epochs=1), rows=budget.rows),
         lk.Compress(name="stepwise-int8", model="stepwise", how=lk.Quantize("int8")),
     ]  # fmt: skip
     slim = {"training": training(budget), "rows": budget.rows}
     found += [
         lk.Train(name="slimmed", model="original", method=lk.Slimming(), **slim),
-        lk.Compress(name="slim", model="slimmed", how=lk.Prune(macs=0.5, by="slimming", scope="global")),
+        lk.Compress(name="slim", model="slimmed", how=lk.Prune(macs=0.5, by="slimming", scope="global", **wide)),
         lk.Distill(name="slim-kd", student="slim", teacher="original", method=KD, **slim),
     ]
     return found

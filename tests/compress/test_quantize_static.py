@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from limbeck import models
 from limbeck.compress.int8 import Quantized
-from limbeck.compress.quantize import Quantize
+from limbeck.compress.quantize import Convert, Prepare, Quantize
 from limbeck.compressor import findings
 from limbeck.errors import HyperParameterError, LimbeckError, NameUnknown, NonFiniteError, WeightsError
 from limbeck.phase import Batch
@@ -70,6 +70,21 @@ def test_a_trained_network_stays_as_good(net, small, digits):
     assert 0 < drift(small, net, digits[2]) < 0.03
     assert small.facts["layers"] == {"int8": ["layer1.0", "layer2.0", "layer3.0", "fc"], "float": []}
     assert findings(small).notes == ["4 layers in int8"]
+
+
+@pytest.mark.parametrize(("width", "times"), [(16, ""), (12, "1.8 times"), (24, "1.8 times"), (30, "")])
+@pytest.mark.parametrize("mode", ["static", "qat"])
+def test_widths_that_kernels_fill_up_are_told(width, times, mode):
+    torch.manual_seed(0)
+    inner = [nn.Conv2d(width, width, 3, padding=1), nn.ReLU()] * 2
+    model = nn.Sequential(nn.Conv2d(3, width, 3), nn.ReLU(), *inner, nn.Flatten(), nn.Linear(36 * width, 5)).eval()
+    x = torch.randn(4, 3, 8, 8)
+    how = Quantize("int8", mode=mode)
+    made = Prepare(settings=how)(model, example=x, calibration=[Batch(x)]) if mode == "qat" else model
+    made = (Convert(settings=how) if mode == "qat" else how)(made, example=x, calibration=[Batch(x)])
+    told = [note for note in findings(made).notes if "fill channels up to 16" in note]
+    assert bool(told) == bool(times)
+    assert all(f"to {times} the arithmetic" in note and "Prune(multiple=16, minimum=16)" in note for note in told)
 
 
 def test_the_input_stays_as_it_is(net, batches):

@@ -60,8 +60,9 @@ class Prune:
         scope: "layer": the same part of every layer; "global": one ranking of all channels, in which scores that depend on
             the layer's scale ("l1", "l2", "fpgm", "mean_activation") are divided by their root mean square in the
             layer.  Default "layer".
-        multiple: kept widths are multiples of this, or whole.  "auto" (the default): 16 for layers of 128 channels and
-            more, 8 from 64, 4 from 32, 2 from 16; 1 turns it off.
+        multiple: kept widths are multiples of this, or whole; of its half, quarter ... in layers that do not hold two of
+            it.  "auto" (the default): 16 for layers of 128 channels and more, 8 from 64, 4 from 32, 2 from 16; 1 turns it
+            off.  What goes on to int8 is best kept at 16, with ``minimum=16``: its kernels fill channels up to that.
         minimum: at least so many channels of each group stay, 1 or more.  Default 1.
         residual: whether channels that several layers make together are removed, too (those that run along the shortcuts
             of a residual network).  Default True; the paper of "l1" has False.

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 MODES = ("static", "dynamic", "weights", "qat")
 
+_MUCH = 1.3  # times the arithmetic: from here on, what is filled up is worth a word
+
 
 @dataclass(frozen=True, kw_only=True)
 class Quantize:
@@ -190,5 +192,10 @@ def _told(made: Any, before: nn.Module) -> nn.Module:
     notes = [some + (f", {len(kept)} in float: {', '.join(kept[:8])}" if kept else "")]
     if made.facts["mode"] == "weights":
         notes.append("weights are stored in few bits and computed with in float: it can save bytes, never time")
+    if (padded := made.facts.get("padded", 1.0)) > _MUCH:
+        notes.append(
+            f"int8 kernels fill channels up to 16: with these widths to {padded:.1f} times the arithmetic. Where a network is pruned "
+            "before, Prune(multiple=16, minimum=16) avoids that"
+        )
     tell(made, *notes, layers=layers, mode=made.facts["mode"])
     return made

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -15,6 +17,7 @@ _OPS = {
     torch.ops.aten.conv3d.default,
     torch.ops.aten.linear.default,
 }
+_AT_ONCE = 16  # channels that int8 kernels of x86 CPUs work on together
 _FLOAT = ("conv_transpose", "gru", "lstm", "rnn_tanh", "rnn_relu", "embedding", "bilinear")  # they have weights, too
 
 
@@ -58,6 +61,30 @@ def _through(node: fx.Node) -> fx.Node:
     while node.op == "call_function" and "dequantize" not in node.name and node.all_input_nodes:
         node = node.all_input_nodes[0]
     return node
+
+
+def padding(graph: fx.GraphModule) -> float:
+    """How many times the arithmetic of a float graph grows where int8 kernels fill channels up to a multiple of sixteen.
+
+    The first and the last layer, whose widths are given, and grouped convolutions are left out.
+    """
+    wanted = done = 0
+    for _, node in weighted(graph)[1:-1]:
+        args: Any = node.args
+        if len(args) > 6 and args[6] != 1:
+            continue
+        weight, made = (part.meta.get("val") for part in (args[1], node))
+        if weight is None or made is None:
+            continue
+        outs, ins, *kernel = weight.shape
+        places = math.prod([*kernel, *(made.shape[2:] if kernel else ())])
+        wanted += outs * ins * places
+        done += _filled(outs) * _filled(ins) * places
+    return done / wanted if wanted else 1.0
+
+
+def _filled(channels: int) -> int:
+    return -(-channels // _AT_ONCE) * _AT_ONCE
 
 
 def require_foldable(graph: fx.GraphModule) -> None:

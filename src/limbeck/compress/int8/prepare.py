@@ -13,7 +13,7 @@ from limbeck.batches import batch_size
 from limbeck.compress.int8.batches import calibrate, call, require_finite_weights
 from limbeck.compress.int8.dead import remove_dead
 from limbeck.compress.int8.export import as_graph, exported, free_modes, own_numbers, two_rows
-from limbeck.compress.int8.layers import require_foldable, require_names
+from limbeck.compress.int8.layers import padding, require_foldable, require_names
 from limbeck.compress.int8.needs import quiet, require_installed
 from limbeck.compress.int8.program import Quantized, count
 from limbeck.compress.int8.static import finished
@@ -52,14 +52,17 @@ class Prepared(nn.Module):
         least: the smallest batch that the graph takes.
         settings: what `rebuild_prepared` needs, plain data; kept as `made`.
         single: whether batch statistics exist for a single sample.
+        padded: how many times the arithmetic grows in int8 kernels; see `limbeck.compress.int8.layers.padding`.
     """
 
-    def __init__(self, graph: fx.GraphModule, least: int, settings: Mapping[str, Any], single: bool) -> None:
+    def __init__(
+        self, graph: fx.GraphModule, least: int, settings: Mapping[str, Any], single: bool, padded: float
+    ) -> None:
         super().__init__()
         self.body = graph
         self.least = least
         self.made = dict(settings)
-        self.single = single
+        self.single, self.padded = single, padded
         self.learns = True
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -161,7 +164,7 @@ def _made(model: nn.Module, settings: Mapping[str, Any], example: Any) -> Prepar
     program, least = exported(learner.train(), example)
     graph = as_graph(program)
     require_foldable(graph)
-    single = _single(graph)
+    single, padded = _single(graph), padding(graph)
     _forget_counts(graph)
     try:
         with quiet(), own_numbers(example):
@@ -171,7 +174,7 @@ def _made(model: nn.Module, settings: Mapping[str, Any], example: Any) -> Prepar
     if not any(_is_rounding(part) for part in graph.modules()):
         raise LimbeckError("nothing was prepared: there is no convolution (1-D, 2-D) or linear layer left to quantize")
     remove_dead(graph)
-    return Prepared(graph, least, settings, single)
+    return Prepared(graph, least, settings, single, padded)
 
 
 def _measure(made: Prepared, batches: Iterable[Batch], most: int | None, example: Any) -> None:
@@ -202,7 +205,7 @@ def converted(model: nn.Module, example: Any) -> Quantized:
     with quiet(), own_numbers(example), torch.no_grad():
         graph = free_modes(convert_pt2e(own.body))
     remove_dead(graph)
-    return finished(graph, model.least, example, mode="qat", parameters=count(model))
+    return finished(graph, model.least, example, mode="qat", parameters=count(model), padded=model.padded)
 
 
 def require_finite_weights_of(model: Prepared) -> None:

@@ -11,7 +11,7 @@ from torch import fx, nn
 from limbeck.compress.int8.batches import calibrate, require_finite_weights, run
 from limbeck.compress.int8.dead import remove_dead
 from limbeck.compress.int8.export import as_graph, exported, free_modes, own_numbers
-from limbeck.compress.int8.layers import in_int8, require_foldable, require_names
+from limbeck.compress.int8.layers import in_int8, padding, require_foldable, require_names
 from limbeck.compress.int8.needs import quiet, require_installed
 from limbeck.compress.int8.program import Quantized, count, takes
 from limbeck.compress.parametrized import settle
@@ -87,7 +87,7 @@ def converted(
     from limbeck.compress.int8.observers import quantizer
 
     with quiet(), own_numbers(example), torch.no_grad():
-        parameters = count(graph)
+        parameters, padded = count(graph), padding(graph)
         watched = prepare_pt2e(graph, quantizer(mode=mode, **settings))
         samples = 0
         if mode == "static":
@@ -96,7 +96,7 @@ def converted(
             run(watched, least, example)  # weights are measured in a forward, too
         made = free_modes(convert_pt2e(watched))
     remove_dead(made)
-    return finished(made, least, example, mode=mode, samples=samples, parameters=parameters)
+    return finished(made, least, example, mode=mode, samples=samples, parameters=parameters, padded=padded)
 
 
 def finished(graph: fx.GraphModule, least: int, example: Any, *, mode: str, **more: Any) -> Quantized:
