@@ -78,10 +78,19 @@ def table(stages: list[dict[str, Any]], original: dict[str, Any], name: str) -> 
     return "\n".join(lines)
 
 
+def tuned(stages: list[dict[str, Any]]) -> tuple[dict[str, dict[int, float]], list[str]]:
+    """Accuracies by network and seed, and those networks that were tuned both from labels and with KD."""
+    by_name = {stage["name"]: accuracies(stage, "test") for stage in stages}
+    return by_name, [n for n in by_name if by_name[n] and by_name.get(f"{n}-labels") and by_name.get(f"{n}-kd")]
+
+
+def best_first(by_name: dict[str, dict[int, float]], both: list[str]) -> list[str]:
+    return sorted(both, key=lambda n: -summarise(list(by_name[f"{n}-kd"].values())).mean)
+
+
 def tuning(stages: list[dict[str, Any]]) -> list[str]:
     """What training afterwards gives back, from the labels and with KD, side by side; nothing where no stage has both."""
-    by_name = {stage["name"]: accuracies(stage, "test") for stage in stages}
-    both = [n for n in by_name if by_name[n] and by_name.get(f"{n}-labels") and by_name.get(f"{n}-kd")]
+    by_name, both = tuned(stages)
     if not both:
         return []
     lines = [
@@ -92,7 +101,7 @@ def tuning(stages: list[dict[str, Any]]) -> list[str]:
         "|" + "---|" * 6,
     ]
     first = by_name[f"{both[0]}-kd"]
-    for name in sorted(both, key=lambda n: -summarise(list(by_name[f"{n}-kd"].values())).mean):
+    for name in best_first(by_name, both):
         parts = (by_name[name], by_name[f"{name}-labels"], by_name[f"{name}-kd"])
         cells = [said(summarise(list(values.values()))) for values in parts]
         gains = [told(paired(*shared(parts[2], parts[1]))), told(paired(*shared(parts[2], first)))]
@@ -122,6 +131,31 @@ def published(recipe: dict[str, Any]) -> list[str]:
     said = " or ".join(f"{epochs} epochs on {rows:,} images" for epochs, rows in sorted(short))
     head = f"After full schedules on all 50,000 images; here a network is trained for {said} after it was changed."
     return ["## What the papers report", "", head, "", *(f"- {line}" for line in lines), ""]
+
+
+def alike(stages: list[dict[str, Any]]) -> bool:
+    """Whether all networks that were tuned cost the same, so that nothing but accuracy tells them apart."""
+    both = tuned(stages)[1]
+    macs = [s["cost"]["macs"] for s in stages if s["name"] in both]
+    return len(macs) > 2 and max(macs) < 1.01 * min(macs)
+
+
+def ranking(stages: list[dict[str, Any]], original: dict[str, Any], name: str, path: Path) -> None:
+    """Networks of equal cost: as they came out, tuned from labels and tuned with KD, each with its standard deviation."""
+    by_name, both = tuned(stages)
+    rows = best_first(by_name, both)[::-1]
+    figure, axes = plt.subplots(figsize=(8, 1.2 + 0.32 * len(rows)), layout="constrained")
+    for ending, colour, label in (("", "0.6", "as it came out"), ("-labels", "tab:orange", "tuned from labels"), ("-kd", "tab:blue", "tuned with KD")):  # fmt: skip
+        found = [summarise(list(by_name[f"{row}{ending}"].values())) for row in rows]
+        spread = [s.std or 0.0 for s in found]
+        axes.errorbar([s.mean for s in found], range(len(rows)), xerr=spread, fmt="o", ms=5, color=colour, label=label)
+    axes.axvline(100 * original["test"]["accuracy"], color="k", ls="--", lw=1, label=name)
+    axes.set_yticks(range(len(rows)), rows)
+    axes.set_xlabel("test accuracy, %; bars: standard deviation over seeds")
+    axes.grid(axis="x", color="0.92")
+    figure.legend(fontsize=8, loc="outside upper center", ncol=4, frameon=False)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
 
 
 def picture(stages: list[dict[str, Any]], original: dict[str, Any], name: str, path: Path) -> None:
@@ -166,7 +200,8 @@ def main(target: Path, folders: list[Path]) -> None:
         "stages": stages,
     }
     target.with_suffix(".json").write_text(json.dumps(about, indent=1) + "\n")
-    picture(stages, original, original["network"], target.with_suffix(".png"))
+    draw = ranking if alike(stages) else picture
+    draw(stages, original, original["network"], target.with_suffix(".png"))
     rows, seeds = about["data"]["rows"], sorted({r["seed"] for s in stages for r in s["runs"]})
     body = [
         f"# {about['name']}",
@@ -182,7 +217,7 @@ def main(target: Path, folders: list[Path]) -> None:
         "",
         table([s for s in stages if not s["part_of"]], original, original["network"]),
         "",
-        f"![accuracy against cost]({target.name}.png)",
+        f"![{'accuracy of each' if alike(stages) else 'accuracy against cost'}]({target.name}.png)",
         "",
         f"Commits {', '.join(about['commits'])}; torch {about['versions']['torch']}; {about['machine'].get('processor', '')}.",
         "",
