@@ -446,3 +446,16 @@ def test_finished_networks_are_measured_in_the_precision_asked_for(tmp_path, mon
     assert told["notes"] == ["finished networks are measured in bf16, those in int8 as they are"]
     assert config.read_recipe(folder / "recipe.yaml").evaluation == "bf16"
     assert 0 < told["stages"][0]["runs"][0]["last"]["test"]["accuracy"] <= 1
+
+
+def test_of_very_many_networks_the_teachers_the_baseline_and_the_best_are_shown(tmp_path, monkeypatch):
+    monkeypatch.setattr("limbeck.runner.finish._MOST", 3)
+    recipe = small(distill=(("kd", KD()), ("flat", KD(temperature=20.0)), ("late", KD(soft=0.1, hard=0.9))))
+    told = record.read_json(run(recipe, out=tmp_path / "run", machine=ONE, quiet=True) / "run.json")
+    shown = record.read_json(tmp_path / "run" / "exhibits.json")
+    reached = {line["name"]: line["runs"][0]["last"]["test"]["accuracy"] for line in told["stages"] if "runs" in line}
+    best = max(("kd", "flat", "late"), key=lambda name: reached[name])
+    assert list(shown["confusion"]) == list(shown["reliability"]) == ["teacher", "alone", best]
+    assert {one["model"] for one in shown["attention"]} <= set(shown["confusion"])
+    assert told["notes"][-1].startswith("calibration, confusions and attention are shown of 3 networks of 5: teachers")
+    assert "flat" in (tmp_path / "run" / "report.html").read_text()

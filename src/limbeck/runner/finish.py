@@ -20,6 +20,8 @@ from limbeck.recipe import Compress, Evaluate, Fitted, Result, Stage, Train, cas
 from limbeck.runner.shelf import Work
 from limbeck.runner.stages import cost_of
 
+_MOST = 16  # networks that are shown one by one: each adds half a megabyte to the page, and something to read
+
 
 def finish(work: Work) -> None:
     """Everything that compares the networks of a run with each other; done only by the leader."""
@@ -82,7 +84,7 @@ def _has_chain(work: Work) -> bool:
 def _exhibits(work: Work, stages: list[Result], seed: int) -> dict[str, Any]:
     end, data = len(work.recipe.plan), work.data
     teachers = list(dict.fromkeys(teacher for s in stages for teacher in teachers_of(s)))
-    shown = list(dict.fromkeys([*teachers, *(s.name for s in stages)]))
+    looked_at = shown = _looked_at(work, teachers, [s.name for s in stages])
     targets, classes = data.test.labels.cpu(), len(data.classes)
     logits = {}
     with counting(work.console, "networks run on the test part", work.quiet) as progress:
@@ -94,7 +96,7 @@ def _exhibits(work: Work, stages: list[Result], seed: int) -> dict[str, Any]:
     part = data.test.take(torch.tensor(chosen))
     batch = next(iter(work.loader(part, len(chosen), 0, False, vary=False).evaluation()))
     compared = [n for n in shown if n in teachers or n == work.record["baseline"]]
-    compared += [s.name for s in stages if _learns_from_networks(s) and s.name not in compared]
+    compared += [s.name for s in stages if _learns_from_networks(s) and s.name in looked_at and s.name not in compared]
     models = {name: work.model(name, end, seed).to(work.team.device) for name in compared}
     tapped = _tapped(work, stages, compared)
     return {
@@ -113,6 +115,22 @@ def _exhibits(work: Work, stages: list[Result], seed: int) -> dict[str, Any]:
         "confusion": {name: exhibits.confusion(logits[name], targets, classes) for name in shown},
         "attention": exhibits.attention(models, batch.inputs, tapped),
     }
+
+
+def _looked_at(work: Work, teachers: list[str], stages: list[str]) -> list[str]:
+    """The networks whose answers are shown one by one: all of them, or of very many the teachers, the baseline and the best."""
+    names = list(dict.fromkeys([*teachers, *stages]))
+    if len(names) <= _MOST:
+        return names
+    reached = {line["name"]: line["runs"][0]["last"]["test"] for line in work.record["stages"] if line.get("runs")}
+    first = [name for name in names if name in teachers or name == work.record["baseline"]][:_MOST]
+    rest = sorted((n for n in names if n not in first), key=lambda n: -(reached.get(n) or {}).get("accuracy", 0.0))
+    chosen = {*first, *rest[: _MOST - len(first)]}
+    work.note(
+        f"calibration, confusions and attention are shown of {len(chosen)} networks of {len(names)}: teachers, the baseline and the "
+        "most accurate"
+    )
+    return [name for name in names if name in chosen]
 
 
 def _learns_from_networks(stage: Stage) -> bool:
