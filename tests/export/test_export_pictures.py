@@ -78,6 +78,8 @@ def test_what_is_no_picture(tmp_path):
         prepared([tmp_path / "cats.png"], told)
     with pytest.raises(DataError, match="there is no folder"):
         prepared([tmp_path / "no" / "cats.png"], told)
+    with pytest.raises(DataError, match=r"cat\.png is no picture .*\nno picture .*cats\.png"):  # all at once
+        prepared([tmp_path / "cat.png", tmp_path / "cats.png"], told)
     with pytest.raises(DataError, match="is a folder; give pictures"):
         prepared([tmp_path], told)
     picture("RGB", 30, 30).save(tmp_path / "half.png")

@@ -59,10 +59,17 @@ def prepared(files: Sequence[str | Path], told: Mapping[str, Any]) -> Tensor:
         ``[pictures, channels, height, width]`` float32.
 
     Raises:
-        DataError: no such file, or no picture.
+        DataError: files that are not there, or no pictures: all of them, a line each.
     """
-    pixels = torch.stack([_pixels(Path(file), told["channels"] == "grey", told["size"]) for file in files])
-    return normalise(pixels, mean=told["mean"], std=told["std"], scale=told["scale"])
+    read, wrong = [], []
+    for file in files:
+        try:
+            read.append(_pixels(Path(file), told["channels"] == "grey", told["size"]))
+        except DataError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise DataError("\n".join(wrong))
+    return normalise(torch.stack(read), mean=told["mean"], std=told["std"], scale=told["scale"])
 
 
 def _pixels(file: Path, grey: bool, size: Sequence[int]) -> Tensor:
