@@ -108,7 +108,8 @@ def _full(value: Any, path: Path) -> Any:
         return {}
     if isinstance(value, str) and len(path) == 2 and path[0] == "models":
         return {"name": value}
-    listed = isinstance(path[-1], int) and len(path) > 1 and path[-2] in ("method", "methods")  # the methods of a sum
-    if isinstance(value, str) and (listed or path[-1] in ("method", "source", "how")):
+    *_, holder, key = (None, *path)
+    listed = isinstance(key, int) and holder in ("method", "methods")  # the methods of a sum
+    if isinstance(value, str) and (listed or key in ("method", "source", "how")):
         return {"kind": value}
     return value
