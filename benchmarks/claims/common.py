@@ -19,6 +19,8 @@ from limbeck.compress.lottery import Ticket
 from limbeck.phase import Batch
 from limbeck.stats import Paired, paired, summarise
 
+_COMMIT = record.commit()  # of the beginning: the results that are written on the way change the checkout
+
 Outcome = Literal["held", "did not hold", "inconclusive"]
 Figures = Mapping[str, float]  # what one seed measured, by name
 
@@ -80,7 +82,7 @@ def _write(
         "outcome": judged[0] if judged else None,
         "sentence": judged[1] if judged else None,
         "figures": {str(seed): dict(found) for seed, found in figures.items()},
-        "commit": record.commit(),
+        "commit": _COMMIT,
         "versions": record.versions(),
         "device": f"cpu, {record.processor()}, {torch.get_num_threads()} thread(s)",
         "finished": record.now(),
