@@ -87,6 +87,12 @@ def test_widths_that_kernels_fill_up_are_told(width, times, mode):
     assert all(f"to {times} the arithmetic" in note and "Prune(multiple=16, minimum=16)" in note for note in told)
 
 
+def test_convolutions_that_stay_in_float_are_not_filled_up():
+    layers = [nn.Conv2d(3, 12, 3), nn.Conv2d(12, 12, 3), nn.Conv2d(12, 12, 3), nn.Flatten(), nn.Linear(48, 5)]
+    made = Quantize("int8", mode="dynamic")(nn.Sequential(*layers).eval(), example=torch.randn(4, 3, 8, 8))
+    assert not [note for note in findings(made).notes if "fill channels up" in note]
+
+
 def test_the_input_stays_as_it_is(net, batches):
     model = copy.deepcopy(net).train()
     model.layer1[1].eval()

@@ -20,7 +20,7 @@ from limbeck.recipe import Compress, Evaluate, Fitted, Result, Stage, Train, cas
 from limbeck.runner.shelf import Work
 from limbeck.runner.stages import cost_of
 
-_MOST = 16  # networks that are shown one by one: each adds half a megabyte to the page, and something to read
+_MOST = 16  # networks that are shown one by one: each adds up to half a megabyte to the page
 
 
 def finish(work: Work) -> None:

@@ -87,7 +87,8 @@ def converted(
     from limbeck.compress.int8.observers import quantizer
 
     with quiet(), own_numbers(example), torch.no_grad():
-        parameters, padded = count(graph), padding(graph)
+        parameters = count(graph)
+        padded = padding(graph) if mode == "static" else 1.0  # "dynamic" leaves convolutions in float
         watched = prepare_pt2e(graph, quantizer(mode=mode, **settings))
         samples = 0
         if mode == "static":
