@@ -4,7 +4,8 @@
 
 writes NAME.json (every seed's numbers, curves, versions, commit, device), NAME.png and NAME.md.  Several folders may
 be given where the seeds were run in pieces, side by side: the same recipe with --set seeds=[0], --set seeds=[1], ...
-Unfinished runs may be given; what is not there is said to be missing.
+Unfinished runs may be given; what is not there is said to be missing.  The file of data of a page made before may be given, too, and
+the folders of new seeds behind it.
 """
 
 from __future__ import annotations

@@ -33,7 +33,13 @@ def seed_by_seed(
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """A run's record, with the validation curve of each finished repetition."""
+    """A run's record, with the validation curve of each finished repetition: of a run's folder, or of data made from some before."""
+    if folder.suffix == ".json":
+        run = json.loads(folder.read_text())
+        original = run.get("original")
+        return run | (
+            {"models": {original["name"]: {k: v for k, v in original.items() if k != "name"}}} if original else {}
+        )
     run = json.loads((folder / "run.json").read_text())
     for stage in run["stages"]:
         for r in stage.get("runs", ()):
@@ -58,8 +64,15 @@ def merged(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return stages
 
 
+def commits(runs: list[dict[str, Any]]) -> list[str]:
+    """With which code the runs were made."""
+    return sorted({commit for run in runs for commit in run.get("commits") or [str(run["commit"])]})
+
+
 def teachers(run: dict[str, Any], stages: list[dict[str, Any]]) -> dict[str, float]:
     """Test accuracy, in percent, of the networks that came with weights."""
+    if "teachers" in run:
+        return run["teachers"]
     given = {name: model["test"] for name, model in run.get("models", {}).items()}
     for stage in run["stages"]:
         if stage["kind"] == "evaluate" and stage.get("split", "test") == "test":
@@ -72,7 +85,7 @@ def kept(runs: list[dict[str, Any]]) -> dict[str, Any]:
     run, stages = runs[0], merged(runs)
     found = {k: run[k] for k in ("name", "recipe", "versions", "machine", "data", "baseline")}
     return found | {
-        "commits": sorted({str(r["commit"]) for r in runs}),
+        "commits": commits(runs),
         "stages": stages,
         "teachers": teachers(run, stages),
     }

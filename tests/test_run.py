@@ -459,3 +459,74 @@ def test_of_very_many_networks_the_teachers_the_baseline_and_the_best_are_shown(
     assert {one["model"] for one in shown["attention"]} <= set(shown["confusion"])
     assert told["notes"][-1].startswith("calibration, confusions and attention are shown of 3 networks of 5: teachers")
     assert "flat" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_nothing_is_measured_twice(tmp_path, monkeypatch):
+    from limbeck.runner import shelf
+
+    rows = []
+
+    def watched(*given, **how):
+        logits, targets = real(*given, **how)
+        rows.append(len(logits))
+        return logits, targets
+
+    real = shelf.predictions
+    monkeypatch.setattr(shelf, "predictions", watched)
+    told = record.read_json(run(small(), out=tmp_path / "run", machine=ONE, quiet=True) / "run.json")
+    validation = 200
+    networks = ("teacher", "alone", "kd")
+    # Before, after each of two epochs; "kd" begins with the weights of "alone"; the last epoch's weights are the result.
+    assert rows.count(validation) == 3 + 3 + 2
+    assert len(rows) - rows.count(validation) == len(networks)  # the test part, for the record and the exhibits alike
+    lines = {line["name"]: line["runs"][0] for line in told["stages"] if "runs" in line}
+    assert lines["alone"]["before"] == lines["kd"]["before"] != lines["teacher"]["before"]
+
+    # The same as when each is measured anew.
+    folder = tmp_path / "run" / "stages" / "kd" / "seed-0"
+    before = record.read_json(folder / "result.json")
+    for path in folder.iterdir():
+        path.unlink()
+    run(small(), out=tmp_path / "run", machine=ONE, quiet=True)
+    again = record.read_json(folder / "result.json")
+    for key in ("before", "best", "last", "agreement"):
+        assert again[key] == before[key], key
+
+
+def test_numbers_that_differ_in_one_place_have_another_fingerprint():
+    from limbeck.runner.shelf import fingerprint
+
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
+    first = fingerprint(model)
+    assert fingerprint(model) == first
+    model[1].num_batches_tracked += 1
+    second = fingerprint(model)
+    assert second != first
+    assert fingerprint(model.to(memory_format=torch.channels_last)) != second  # which may cost the last bits
+    assert fingerprint(model.half()) != second
+
+
+def test_scores_that_take_too_much_memory_are_computed_again(tmp_path, monkeypatch):
+    monkeypatch.setattr("limbeck.runner.shelf._REMEMBERED", 0)
+    few = record.read_json(run(small(), out=tmp_path / "few", machine=ONE, quiet=True) / "exhibits.json")
+    monkeypatch.undo()
+    assert few == record.read_json(run(small(), out=tmp_path / "all", machine=ONE, quiet=True) / "exhibits.json")
+
+
+def test_a_teacher_may_be_what_a_stage_was_after_some_steps(tmp_path):
+    early = replace(QUICK, snapshots=(3,))
+    recipe = small(distill=(("kd", KD()),))
+    teacher, alone, kd, final = recipe.stages
+    recipe = replace(
+        recipe,
+        stages=(
+            replace(teacher, training=early),
+            alone,
+            kd,
+            replace(kd, name="from-early", teacher="teacher@3"),
+            final,
+        ),
+    )
+    told = record.read_json(run(recipe, out=tmp_path / "run", machine=ONE, quiet=True) / "run.json")
+    agreed = {line["name"]: line["runs"][0]["agreement"] for line in told["stages"] if "runs" in line}
+    assert agreed["from-early"] != agreed["kd"]

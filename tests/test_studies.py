@@ -95,3 +95,27 @@ def test_the_effects_page_says_what_its_data_says(data, load):
     assert data.with_suffix(".md").read_text() == load(ROOT / "benchmarks" / "effects" / "publish.py").page(
         found, data.stem
     )
+
+
+STUDIED = sorted((ROOT / "docs" / "results").glob("compress-resnet56-*.json"))
+
+
+@pytest.mark.parametrize("data", STUDIED, ids=lambda path: path.stem)
+def test_the_page_of_a_compression_study_says_what_its_data_says(data, load):
+    pytest.importorskip("matplotlib")
+    publish = load(ROOT / "benchmarks" / "compress" / "publish.py")
+    assert publish.page(json.loads(data.read_text()), data.stem) == data.with_suffix(".md").read_text()
+
+
+def test_seeds_can_be_added_to_what_was_published(tmp_path, load):
+    pytest.importorskip("matplotlib")
+    publish = load(ROOT / "benchmarks" / "compress" / "publish.py")
+    whole = json.loads(STUDIED[0].read_text())
+    for name, kept in (("first", {0, 1}), ("later", {2})):
+        part = json.loads(STUDIED[0].read_text())
+        for stage in part["stages"]:
+            stage["runs"] = [r for r in stage["runs"] if r["seed"] in kept]
+        (tmp_path / f"{name}.json").write_text(json.dumps(part))
+    publish.main(tmp_path / "both", [tmp_path / "first.json", tmp_path / "later.json"])
+    assert json.loads((tmp_path / "both.json").read_text()) == whole
+    assert (tmp_path / "both.png").stat().st_size > 10_000

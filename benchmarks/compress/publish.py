@@ -3,7 +3,8 @@
     python benchmarks/compress/publish.py docs/results/compress-resnet56-chains runs/compress/resnet56-chains-*
 
 Every network against the original: accuracy paired by seed, what it costs, and times measured in turn within its run.
-Unfinished runs may be given; what is not there is said to be missing.
+Unfinished runs may be given; what is not there is said to be missing.  Seeds may be added later: give the file of data that was
+made (docs/results/compress-resnet56-chains.json) first, and the folders of the new seeds behind it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import matplotlib as mpl
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from records import accuracies, merged, read, said, told
+from records import accuracies, commits, merged, read, said, told
 
 from limbeck.report.charts import front
 from limbeck.stats import paired, summarise
@@ -189,20 +190,20 @@ def picture(stages: list[dict[str, Any]], original: dict[str, Any], name: str, p
     plt.close(figure)
 
 
-def main(target: Path, folders: list[Path]) -> None:
-    runs = [read(folder) for folder in folders]
-    stages = merged(runs)
+def gathered(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """What goes into the file of data: the seeds of all runs, and what the first says of itself."""
     (name, original), *_ = runs[0]["models"].items()
-    about = {k: runs[0][k] for k in ("name", "recipe", "versions", "machine", "data")}
-    about |= {
-        "commits": sorted({str(r["commit"]) for r in runs}),
+    return {k: runs[0][k] for k in ("name", "recipe", "versions", "machine", "data")} | {
+        "commits": commits(runs),
         "original": {"name": name, **original},
-        "stages": stages,
+        "stages": merged(runs),
     }
-    target.with_suffix(".json").write_text(json.dumps(about, indent=1) + "\n")
-    draw = ranking if alike(stages) else picture
-    draw(stages, original, original["network"], target.with_suffix(".png"))
-    rows, seeds = about["data"]["rows"], sorted({r["seed"] for s in stages for r in s["runs"]})
+
+
+def page(about: dict[str, Any], name: str) -> str:
+    """The page of such data, beside a picture of this name."""
+    stages, original, rows = about["stages"], about["original"], about["data"]["rows"]
+    seeds = sorted({r["seed"] for s in stages for r in s["runs"]})
     body = [
         f"# {about['name']}",
         "",
@@ -217,12 +218,20 @@ def main(target: Path, folders: list[Path]) -> None:
         "",
         table([s for s in stages if not s["part_of"]], original, original["network"]),
         "",
-        f"![{'accuracy of each' if alike(stages) else 'accuracy against cost'}]({target.name}.png)",
+        f"![{'accuracy of each' if alike(stages) else 'accuracy against cost'}]({name}.png)",
         "",
         f"Commits {', '.join(about['commits'])}; torch {about['versions']['torch']}; {about['machine'].get('processor', '')}.",
         "",
     ]
-    target.with_suffix(".md").write_text("\n".join(body))
+    return "\n".join(body)
+
+
+def main(target: Path, given: list[Path]) -> None:
+    about = gathered([read(one) for one in given])
+    target.with_suffix(".json").write_text(json.dumps(about, indent=1) + "\n")
+    draw = ranking if alike(about["stages"]) else picture
+    draw(about["stages"], about["original"], about["original"]["network"], target.with_suffix(".png"))
+    target.with_suffix(".md").write_text(page(about, target.name))
     print(target.with_suffix(".md"))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from limbeck import catalog, record
 from limbeck.compress import results
 from limbeck.data import Loader
 from limbeck.data.images import Images, Splits
-from limbeck.engine.evaluate import predictions
+from limbeck.engine.evaluate import metrics, predictions
 from limbeck.engine.team import Team
 from limbeck.errors import LimbeckError
 from limbeck.grouping import comparable
@@ -29,6 +30,16 @@ _LAST = "last.safetensors"
 _AT_ONCE = (
     125  # rows in a batch of an evaluation: many more fall out of a CPU's cache (resnet56: 500 took 1.4 times as long)
 )
+_REMEMBERED = 2**30  # bytes of scores kept in memory while a run goes on, so that they are not computed twice
+
+
+def fingerprint(model: nn.Module) -> str:
+    """A text that networks of one structure share if they have the same numbers in the same order in memory."""
+    found = hashlib.sha256()
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        found.update(f"{name} {tuple(tensor.shape)} {tensor.stride()} {tensor.dtype}".encode())
+        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 @dataclass
@@ -43,6 +54,7 @@ class Work:
     quiet: bool
     record: dict[str, Any]
     seen: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)  # scores and labels of the test part
+    known: dict[tuple[Any, ...], dict[str, float]] = field(default_factory=dict)  # metrics on the validation part
 
     # -- the shelf ---------------------------------------------------------------------------------
 
@@ -54,7 +66,11 @@ class Work:
         return seed if stage.per_seed else self.recipe.seeds[0]
 
     def source(self, name: str, before: int) -> Result | Model:
-        """What a name means to the stage at position ``before``: the newest result under it, else the blueprint."""
+        """What a name means to the stage at position ``before``: the newest result under it, else the blueprint.
+
+        "NAME@STEP", the weights that a stage had after a step, means that stage.
+        """
+        name = name.partition("@")[0]
         for stage in reversed(self.recipe.plan[:before]):
             if stage.name == name and not isinstance(stage, Evaluate):
                 return stage
@@ -146,12 +162,10 @@ class Work:
 
     def identity(self, name: str, before: int, seed: int) -> str:
         """A key that two references share exactly if they mean the same weights."""
-        found = self.source(name, before)
-        return (
-            f"blueprint {name} {seed}"
-            if isinstance(found, Model) and not found.weights
-            else (f"weights {name}" if isinstance(found, Model) else str(self.place(found, seed)))
-        )
+        found, step = self.source(name, before), name.partition("@")[2]
+        if isinstance(found, Model):
+            return f"weights {name}" if found.weights else f"blueprint {name} {seed}"
+        return f"{self.place(found, seed)}@{step}"
 
     # -- measuring ---------------------------------------------------------------------------------
 
@@ -168,9 +182,26 @@ class Work:
         Where a method of the recipe sums the classes of a teacher, so is done here: both are of one kind then.
         A network in int8, or on its way there, is a graph of its own steps of precision, and is run as it is.
         """
+        return self.predict(model, part, *self.manner(model))
+
+    def manner(self, model: nn.Module) -> tuple[str, bool]:
+        """Precision, and whether channels come last, in which a finished network is measured."""
         own = any(isinstance(part, fx.GraphModule) for part in model.modules())
         precision = "fp32" if own else self.recipe.evaluation
-        return self.predict(model, part, precision, channels_last=precision != "fp32")
+        return precision, precision != "fp32"
+
+    def validated(
+        self, model: nn.Module, build: str, seed: int, precision: str, channels_last: bool
+    ) -> dict[str, float]:
+        """The metrics on the validation part; the same weights, built and run alike, are measured once.
+
+        Args:
+            build: says with ``seed`` how the network is built; see `build_key`.
+        """
+        key = (build, seed, fingerprint(model), precision, channels_last)
+        if key not in self.known:
+            self.known[key] = metrics(*self.predict(model, self.data.validation, precision, channels_last))
+        return self.known[key]
 
     @property
     def partitions(self) -> list[tuple[tuple[int, ...], ...]]:
@@ -199,6 +230,12 @@ class Work:
         if key not in self.seen:
             self.seen[key] = self.measure(self.model(name, before, seed).to(self.team.device), self.data.test)
         return self.seen[key]
+
+    def remember(self, name: str, before: int, seed: int, test: Tensor, targets: Tensor) -> None:
+        """Keep what a network made of the test part for those that ask later, unless that takes too much memory."""
+        taken = sum(logits.nbytes for logits, _ in self.seen.values())
+        if taken + test.nbytes <= _REMEMBERED:
+            self.seen[self.identity(name, before, seed)] = (test, targets)
 
     def say(self, text: str) -> None:
         if self.team.leads and not self.quiet:

@@ -85,10 +85,12 @@ def train(work: Work, index: int, stage: Fitted, seed: int, stop: Stop) -> dict[
     rows = work.data.train if stage.rows is None else subset(work.data.train, stage.rows, seed)
     title = stage.name if len(work.recipe.seeds) == 1 or not stage.per_seed else f"{stage.name} (seed {seed})"
     place = work.folder / work.place(stage, seed)
+    build = work.build_key(stage.name, index + 1)
 
     def validate(model: nn.Module) -> dict[str, float]:
-        measured = metrics(*work.predict(model, work.data.validation, training.precision, training.channels_last))
-        return _finite(measured, title, "validation")
+        return _finite(
+            work.validated(model, build, seed, training.precision, training.channels_last), title, "validation"
+        )
 
     result = fit(
         stage.method,
@@ -118,7 +120,9 @@ def train(work: Work, index: int, stage: Fitted, seed: int, stop: Stop) -> dict[
         "best": result.best,
     }
     teachers = [work.test_logits(teacher, index, seed) for teacher in teachers_of(stage)]
-    return _keep(work, stage, seed, models["student"], told, teachers)
+    student = models["student"].to(work.team.device)
+    validation = work.validated(student, build, seed, *work.manner(student))
+    return _keep(work, stage, seed, student, told, teachers, validation)
 
 
 def _cast(work: Work, index: int, stage: Fitted, seed: int) -> dict[str, nn.Module]:
@@ -139,12 +143,23 @@ def _drawn(stage: Together, place: int, student: str) -> str:
 
 
 def _keep(
-    work: Work, stage: Result, seed: int, model: nn.Module, told: Mapping[str, Any], teachers: Sequence[Tensor] = ()
+    work: Work,
+    stage: Result,
+    seed: int,
+    model: nn.Module,
+    told: Mapping[str, Any],
+    teachers: Sequence[Tensor] = (),
+    validation: dict[str, float] | None = None,
 ) -> dict[str, Any]:
-    """Measure what a stage left, and put weights and result into its folder, the result last."""
+    """Measure what a stage left, and put weights and result into its folder, the result last.
+
+    Args:
+        validation: what it reaches on the validation part, where that was measured already.
+    """
     title, place = f"{stage.name} (seed {seed})", work.folder / work.place(stage, seed)
     model = model.to(work.team.device)
     test, targets = work.measure(model, work.data.test)
+    work.remember(stage.name, work.position(stage) + 1, seed, test, targets)
     found = {
         "seed": seed,
         "status": "done",
@@ -158,7 +173,9 @@ def _keep(
         "best": None,
         **told,
         "last": {
-            "validation": _finite(metrics(*work.measure(model, work.data.validation)), title, "validation"),
+            "validation": _finite(
+                validation or metrics(*work.measure(model, work.data.validation)), title, "validation"
+            ),
             "test": _finite(metrics(test, targets), title, "test"),
         },
         "agreement": _with_teachers(work, test, teachers),
