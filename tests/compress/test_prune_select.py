@@ -108,6 +108,25 @@ def test_budget_is_met_from_below_and_within_a_step() -> None:
         assert max(parts) - min(parts) <= 0.25  # the same part of each, but for steps
 
 
+def test_of_a_dear_measure_few_widths_are_raised() -> None:
+    ours = [Row(name, 64, 64, 32, 32) for name in "abcd"]
+    asked: list[dict[str, int]] = []
+
+    def cost(widths: dict[str, int]) -> float:
+        asked.append(widths)
+        return float(sum(widths.values()))
+
+    def found(raises: int | None) -> dict[str, int]:
+        asked.clear()
+        return settle(ours, lambda keep: by_layer(ours, keep), cost, 200, what="latency", rounds=6, raises=raises)
+
+    assert found(0) == {"a": 32, "b": 32, "c": 32, "d": 32}
+    without = len(asked)
+    assert found(1) == {"a": 64, "b": 32, "c": 32, "d": 32}
+    assert len(asked) == without + 1
+    assert found(8) == found(None) == {"a": 64, "b": 64, "c": 32, "d": 32}
+
+
 def test_a_budget_out_of_reach() -> None:
     ours = [Row("a", 64, 64, 8, 8)]
     with pytest.raises(

@@ -53,7 +53,8 @@ class Prune:
         macs: multiply-accumulates that stay: a part in (0, 1), or a number above 1.  The result has at most so many, and as
             many as the steps of the widths allow.
         latency: time of a forward that is left, on this machine: a part in (0, 1), or milliseconds from 1 on.  Met by
-            measuring one CPU thread, or the model's device, in evaluation mode; see `limbeck.compress.cost.latency`.
+            measuring one CPU thread, or the model's device, in evaluation mode; see `limbeck.compress.cost.latency`.  Where widths
+            go in coarse steps, a few of them are tried one step wider than the part that all could keep.
         by: the score of a channel.  From weights alone: "l1", "l2", "fpgm", "slimming", "random".  From calibration
             batches: "apoz", "mean_activation", "lasso", "thinet"; and with labels: "taylor", "taylor_gate", "taylor_weight",
             "obd", "oracle".  Default "l1".

@@ -141,7 +141,7 @@ def settle(
     *,
     start: float | None = None,
     what: str,
-    fill: bool = True,
+    raises: int | None = None,
     rounds: int = 40,
 ) -> Widths:
     """The widths whose measure comes nearest to the target from below.
@@ -156,7 +156,7 @@ def settle(
         target: what they may cost.
         start: the part to try first, and the largest that is allowed; None: all.
         what: name of the target, for messages.
-        fill: whether to raise widths afterwards.
+        raises: how many widths may be tried one step wider afterwards; None: all.
         rounds: of the bisection.
 
     Raises:
@@ -186,15 +186,12 @@ def settle(
                 high = middle
             if high - low < 1e-6:
                 break
-    if not fill:
-        return best
     exact = wanted(part)
-    lost = sorted(
-        rows, key=lambda row: -(exact[row.name] - best[row.name]) / row.step
-    )  # stable: in order of the network
-    for row in lost:
-        wider = min(row.size, best[row.name] + row.step)
-        if wider > best[row.name] and (raised := {**best, row.name: wider}) and measure(raised) <= target + slack:
+    could = [row for row in rows if best[row.name] < row.size]
+    lost = sorted(could, key=lambda row: -(exact[row.name] - best[row.name]) / row.step)  # stable: in order of the network
+    for row in lost[:raises]:
+        raised = {**best, row.name: min(row.size, best[row.name] + row.step)}
+        if measure(raised) <= target + slack:
             best = raised
     return best
 

@@ -38,6 +38,8 @@ from limbeck.randomness import base_seed
 if TYPE_CHECKING:
     from limbeck.compress.prune import Prune
 
+_RAISES = 8  # widths that may be tried one step wider when time is the target: each try is timed
+
 
 def pruned(
     told: Prune, model: nn.Module, *, example: Any, calibration: Iterable[Batch], original: nn.Module
@@ -226,7 +228,7 @@ def _widths(
             lambda widths: count({**settled, **widths}),
             target,
             what=f"macs = {told.macs}",
-            fill=not (finest and told.scope == "global"),
+            raises=0 if finest and told.scope == "global" else None,
         )
         return {**settled, **wide}, [f"{target:,.0f} MACs were asked for"]
     assert told.latency is not None
@@ -242,7 +244,7 @@ def _widths(
         lambda widths: timed({**settled, **widths}, relative),
         target,
         what=f"latency = {told.latency}",
-        fill=False,
+        raises=_RAISES,
         rounds=6,
     )
     got = timed({**settled, **wide}, relative)
