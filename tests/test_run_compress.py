@@ -17,8 +17,10 @@ from limbeck.errors import Interrupted, RecipeError
 from limbeck.report.ledger import ledger
 from limbeck.report.page import page
 from limbeck.report.read import read_run
+from limbeck.report.verdict import verdict
 from limbeck.runner import run
 from limbeck.runner import stages as runner_stages
+from limbeck.search.trial import original_of
 
 TEXT = """
 name: chain
@@ -96,6 +98,25 @@ def test_every_network_is_compared_with_the_one_at_the_beginning(done):
     assert lines["original"]["runs"][0]["original"] is None
 
 
+def test_a_chain_that_begins_with_training_given_weights_is_compared_with_them(done, tmp_path):
+    """As one for slimming does: what that training loses is lost by the chain."""
+    weights = done / "stages" / "original" / "seed-0" / "last.safetensors"
+    text = f"""
+name: readied
+data: {{validation: 200}}
+models: {{given: {{name: digits_mlp, options: {{hidden: [24, 16]}}, weights: "{weights}"}}}}
+stages:
+- {{kind: train, name: ready, model: given, rows: 320, training: {{epochs: 1, batch_size: 32, optimizer: {{lr: 0.05}}}}}}
+- {{kind: compress, name: low, model: ready, how: {{kind: factorize, energy: 0.7, measured: false}}, calibration: 50}}
+"""
+    given = config.read(text).recipe
+    assert original_of(given, "low") == original_of(given, "ready") == "given"
+    assert original_of(recipe(), "original") is None  # weights that were drawn are no network to lose points against
+    found = ledger(read_run(run(given, out=tmp_path / "run", quiet=True)))
+    assert [cell.text for cell in found.column("stage")] == ["given", "ready", "low"]
+    assert found.column("kept")[0].text == "original"
+
+
 def test_bytes_are_those_of_the_file(done):
     lines = {line["name"]: line for line in record.read_json(done / "run.json")["stages"]}
     for name in ("original", "low", "tuned"):
@@ -112,6 +133,23 @@ def test_the_report_has_a_ledger(done):
     text = page(read_run(done))
     assert 'id="ledger"' in text
     assert "masks alone save no time" in text
+
+
+def test_the_sentence_is_about_the_chain_with_the_best_end(done):
+    told = record.read_json(done / "run.json")
+    reached = {
+        line["name"]: sum(r["last"]["validation"]["accuracy"] for r in line["runs"])
+        for line in told["stages"]
+        if "runs" in line
+    }
+    found = verdict(read_run(done))
+    best, other = sorted(("made", "thinner"), key=lambda name: -reached[name])  # nothing goes on from these
+    assert found.text.startswith(f"{best} reaches ")
+    assert ", original " in found.text
+    assert found.further.startswith(f"Of 2 chains that of {best} ends with the best network on the validation part.")
+    size = {line["name"]: line["cost"]["bytes"] for line in told["stages"] if "runs" in line}
+    assert ("The smallest" in found.further) == (size[other] < size[best])
+    assert found.further.split(".")[0] + "." in page(read_run(done))
 
 
 def test_a_run_without_compressions_has_no_ledger(tmp_path):

@@ -316,7 +316,7 @@ def row(m: Measured, everything: Mapping[str, Measured], decimals: int, baseline
         *(_cost_cell(m, teacher, what) for what in ("parameters", "macs", "bytes", "latency")),
         _plain_metric(agreement, words.percent(agreement, decimals) if agreement else "", m.planned),
         _plain_metric(ece, words.fraction(ece) if ece else "", m.planned),
-        Cell(network or words.NONE, "", network or None),
+        Cell(words.repeated(network) or words.NONE, "", network or None),
         Cell(method, settings, method, "", ""),
     )
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from limbeck.report import words
 from limbeck.report.read import Run
-from limbeck.report.tables import Measured, decimals_for, measure
+from limbeck.report.tables import Measured, decimals_for, figure, measure
 
 
 @dataclass(frozen=True)
@@ -99,27 +99,47 @@ def _further(measured: Sequence[Measured], chosen: Measured) -> str:
     )
 
 
-def _chain(run: Run, everything: dict[str, Measured], decimals: int) -> tuple[str, str] | None:
-    """What a chain of compressions came to: its last network against the one at its beginning."""
-    ends = [s for s in run.stages if s.part_of is None and any(r.original for r in s.runs)]
-    if not any(s.kind == "compress" for s in run.stages) or not ends:
+def _chains(run: Run, everything: dict[str, Measured], decimals: int) -> tuple[str, str] | None:
+    """What chains of compressions came to: of several, that which ends with the best network on *validation* rows."""
+    made = [s for s in run.stages if s.part_of is None and any(r.original for r in s.runs)]
+    if not any(s.kind == "compress" for s in run.stages) or not made:
         return None
-    last = everything[ends[-1].name]
-    root = everything.get(next(r.original for r in ends[-1].runs if r.original) or "")
-    ours, theirs = last.summary("accuracy"), root.summary("accuracy") if root else None
+    used = {name for s in run.stages for name in (s.model, *s.teachers, *s.members)}
+    ends = [everything[s.name] for s in made if s.name not in used] or [everything[made[-1].name]]
+    told = {m.name: text for m in ends if (text := _against_root(m, everything, decimals))}
+    ready = [m for m in ends if m.name in told]
+    if not ready:
+        return None
+    best = max(ready, key=lambda m: _validated(run, m))
+    if len(ready) == 1:
+        return told[best.name], ""
+    others = [f"Of {len(ready)} chains that of {best.name} ends with the best network on the validation part."]
+    leading: dict[str, list[str]] = {}
+    for word, what in (("smallest", "bytes"), ("fastest", "latency")):
+        costs = {m.name: found for m in ready if (found := figure(m.cost, what)) is not None}
+        if costs and (least := min(costs, key=lambda name: costs[name])) != best.name:
+            leading.setdefault(least, []).append(word)
+    others += [f"The {' and '.join(what)}: {told[name]}." for name, what in leading.items()]
+    return told[best.name], " ".join(others)
+
+
+def _against_root(m: Measured, everything: dict[str, Measured], decimals: int) -> str | None:
+    """A network against the one at the beginning of its chain: accuracy, size, time."""
+    root = everything.get(next((r.original for r in m.stage.runs if r.original), None) or "") if m.stage else None
+    ours, theirs = m.summary("accuracy"), root.summary("accuracy") if root else None
     if root is None or ours is None or theirs is None:
         return None
     gains = [
         words.times(factor, more, less)
         for what, more, less in (("bytes", "smaller", "larger"), ("latency", "faster", "slower"))
-        if (factor := last.factor(root, what))
+        if (factor := m.factor(root, what))
     ]
     change = words.signed(ours.mean - theirs.mean, decimals)
     text = (
-        f"{last.name} reaches {words.percent(ours, decimals)} ({words.counted(ours.n)}), {root.name} "
+        f"{m.name} reaches {words.percent(ours, decimals)} ({words.counted(ours.n)}), {root.name} "
         f"{words.percent(theirs, decimals)} ({words.counted(theirs.n)}): {change} points"
     )
-    return text + (f", {' and '.join(gains)}" if gains else ""), "plain"
+    return text + (f", {' and '.join(gains)}" if gains else "")
 
 
 def verdict(run: Run) -> Sentence:
@@ -138,8 +158,8 @@ def verdict(run: Run) -> Sentence:
     if chosen is None:
         return Sentence(f"{prefix}Nothing has been measured yet.")
     decimals = decimals_for(run)
-    if (told := _chain(run, everything, decimals)) is not None:
-        return Sentence(f"{prefix}{told[0]}.", told[1])
+    if (told := _chains(run, everything, decimals)) is not None:
+        return Sentence(f"{prefix}{told[0]}.", further=told[1])
     rival = everything.get(run.baseline or "")
     if chosen.difference is not None and rival is not None:
         text, mood = _compared(chosen, rival, decimals)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import groupby
 from typing import Any
 
 from limbeck.stats import Paired, Summary
@@ -168,6 +169,18 @@ def method_words(method: Mapping[str, Any]) -> tuple[str, str]:
         f"{k.replace('_', ' ')} {plain(v)}" for k, v in method.items() if k != "kind" and v is not None
     )
     return str(method.get("kind", NONE)), settings
+
+
+def repeated(names: str) -> str:
+    """What became of a network, step by step; the same step several times in a row is named once.
+
+    >>> repeated("resnet56, prune, prune, prune, quantize")
+    'resnet56, prune × 3, quantize'
+    """
+    if names.startswith("ensemble of "):  # whose members are not steps
+        return names
+    runs = [(name, len(list(same))) for name, same in groupby(names.split(", "))]
+    return ", ".join(name if count == 1 else f"{name} × {count}" for name, count in runs)
 
 
 def listing(names: list[str]) -> str:

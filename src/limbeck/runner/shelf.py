@@ -116,17 +116,19 @@ class Work:
     def original(self, name: str, before: int) -> str | None:
         """The network that a chain of stages started from, by name; None for one that nothing made smaller.
 
-        That is what was compressed first, or, for a network that was trained afresh, its (first) teacher's.
+        That is what was compressed first, or, for a network that was trained afresh, its (first) teacher's.  What was
+        trained on before it was compressed, for slimming, say, is part of the chain.
         """
         found = self.source(name, before)
         if isinstance(found, (Model, Ensemble)):
             return None
         here = self.position(found)
-        if isinstance(found, Compress) or not isinstance(self.source(student_of(found), here), Model):
+        begun = self.source(student_of(found), here)
+        if isinstance(found, Compress) or not isinstance(begun, Model):
             return self.original(student_of(found), here) or student_of(found)
         if isinstance(found, Distill):
             return self.original(found.teachers[0], here) or found.teachers[0]
-        return None
+        return student_of(found) if begun.weights else None
 
     def model(self, name: str, before: int, seed: int, init: str = "") -> nn.Module:
         """The network that a name means to the stage at position ``before``, in this repetition.

@@ -188,7 +188,9 @@ def settle(
                 break
     exact = wanted(part)
     could = [row for row in rows if best[row.name] < row.size]
-    lost = sorted(could, key=lambda row: -(exact[row.name] - best[row.name]) / row.step)  # stable: in order of the network
+    lost = sorted(
+        could, key=lambda row: -(exact[row.name] - best[row.name]) / row.step
+    )  # stable: in order of the network
     for row in lost[:raises]:
         raised = {**best, row.name: min(row.size, best[row.name] + row.step)}
         if measure(raised) <= target + slack:
