@@ -159,35 +159,59 @@ def ranking(stages: list[dict[str, Any]], original: dict[str, Any], name: str, p
     plt.close(figure)
 
 
+COLOURS = {"-kd": "tab:blue", "-labels": "tab:orange", "": "0.6"}
+
+
 def picture(stages: list[dict[str, Any]], original: dict[str, Any], name: str, path: Path) -> None:
-    """Accuracy against arithmetic, bytes and time; the line joins what nothing else beats in both."""
-    figure, parts = plt.subplots(1, len(AXES), figsize=(15, 5), layout="constrained", sharey=True)
+    """Accuracy against arithmetic, bytes and time; the line joins what nothing else beats in both.
+
+    A network as it came out and what training made of it cost the same: they stand above each other, with one name.
+    """
+    figure, parts = plt.subplots(1, len(AXES), figsize=(15, 6), layout="constrained", sharey=True)
     base = 100 * original["test"]["accuracy"]
     for axes, (key, (unit, label)) in zip(parts, AXES.items()):
-        points = [(amount(original["cost"], key) / unit, base)]
+        points, tops = [(amount(original["cost"], key) / unit, base)], dict[str, tuple[float, float]]()
         for stage in stages:
             values = accuracies(stage, "test")
             if not values or not stage["cost"] or stage["part_of"]:
                 continue
             x, y = amount(stage["cost"], key) / unit, summarise(list(values.values())).mean
             points.append((x, y))
-            colour = (
-                "tab:blue"
-                if stage["name"].endswith("-kd")
-                else "tab:orange"
-                if stage["name"].endswith("-labels")
-                else "0.6"
-            )
-            axes.plot(x, y, "o", ms=4, color=colour)
-            axes.annotate(stage["name"], (x, y), fontsize=6, xytext=(3, 2), textcoords="offset points")
+            ending = next(e for e in COLOURS if stage["name"].endswith(e))
+            family = stage["name"].removesuffix(ending)
+            axes.plot(x, y, "o", ms=4, color=COLOURS[ending])
+            if family in tops:
+                axes.plot([tops[family][0], x], [tops[family][1], y], "-", color="0.85", lw=0.8, zorder=0)
+            tops[family] = max(tops.get(family, (x, y)), (x, y), key=lambda point: point[1])
         best = sorted(points[i] for i in front(points))
-        axes.plot(*zip(*best), "-", color="0.8", lw=1, zorder=0)
+        axes.plot(*zip(*best), "-", color="0.5", lw=1, zorder=0)
         axes.plot(*points[0], "k*", ms=9)
         axes.set_xlabel(label)
+        axes.margins(x=0.16)
+        named(axes, tops)
     parts[0].set_ylabel("test accuracy, %")
     figure.suptitle(f"star: {name}; blue: tuned with KD; orange: tuned from labels; grey: as they came out", fontsize=8)
     figure.savefig(path, dpi=120)
     plt.close(figure)
+
+
+def named(axes: Any, points: dict[str, tuple[float, float]]) -> None:
+    """Names beside points, each moved down until it covers no other."""
+    axes.figure.canvas.draw()  # settles where points are on the picture
+    taken: list[tuple[float, float, float]] = []
+    dots = axes.figure.dpi / 72
+    for name, point in sorted(points.items(), key=lambda item: -item[1][1]):
+        x, y = axes.transData.transform(point)
+        left, width, height, place = x + 5 * dots, 3.6 * len(name) * dots, 7.5 * dots, y
+        while any(
+            abs(place - other) < height and left < right and begin < left + width for begin, right, other in taken
+        ):
+            place -= height / 4
+        taken.append((left, left + width, place))
+        moved = {"arrowprops": {"arrowstyle": "-", "lw": 0.4, "color": "0.6"}} if y - place > height else {}
+        axes.annotate(
+            name, point, ((left - x) / dots, (place - y) / dots), textcoords="offset points", fontsize=6, va="center", **moved
+        )  # fmt: skip
 
 
 def gathered(runs: list[dict[str, Any]]) -> dict[str, Any]:
