@@ -23,6 +23,8 @@ def test_signs_have_no_zero():
     assert f.sign(torch.tensor(X)).tolist() == [-1, -1, 1, 1, 1]
     assert f.sign(torch.tensor([0.0, -0.0])).tolist() == [1, 1]
     assert torch.sign(torch.tensor(0.0)) == 0  # which is why torch's own will not do
+    whole = f.sign(torch.tensor([-3, 0, 2]))
+    assert (whole.tolist(), whole.dtype) == ([-1, 1, 1], torch.int64)
 
 
 def test_what_is_no_number_stays_none():

@@ -10,6 +10,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from limbeck.compress import Binarize
 from limbeck.compress.pruning.graph import channel_graph, groups
 from limbeck.compress.pruning.groups import Group
 from limbeck.compress.pruning.surgery import masked, removed
@@ -231,6 +232,36 @@ def test_nothing_can_go() -> None:
         groups(Unknown(), torch.randn(2, 4))
     with pytest.raises(LimbeckError, match="no channel of this Linear can be removed"):
         groups(nn.Linear(3, 2), torch.randn(2, 3))
+
+
+@pytest.mark.parametrize("form", ["bwn", "xnor", "bnn"])
+def test_a_binary_network_is_refused_for_its_computed_weights(form: str) -> None:
+    model, x = build("resnet8", classes=5), torch.randn(4, 3, 32, 32)
+    with pytest.raises(LimbeckError, match="the weights of a convolution behind it are computed, not stored"):
+        groups(Binarize(form)(model, example=x), x)
+
+
+class Into(nn.Module):
+    """Elementwise operations that write where they are told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.three = nn.Linear(4, 8), nn.Linear(4, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.one(x), self.two(x)
+        if torch.is_grad_enabled():
+            return self.three(a * b.ge(0))
+        return self.three(torch.mul(a, torch.ge(b, 0, out=torch.empty_like(b)), out=torch.empty_like(a)))
+
+
+def test_channels_are_followed_into_an_out() -> None:
+    model, x = Into().double().eval(), torch.randn(5, 4).double()
+    with torch.no_grad():
+        (group,) = groups(model, x)
+        assert [(m.module, m.side) for m in group.members] == [("one", "out"), ("two", "out"), ("three", "in")]
+        gone = {group.name: [1, 6]}
+        assert close(removed(model, [group], gone)(x), masked(model, [group], gone)(x))
 
 
 def test_tied_layers_stay() -> None:

@@ -27,7 +27,7 @@ def sign(x: Tensor) -> Tensor:
     tensor([-1., -1.,  1.,  1.,  1.])
     """
     x = x.detach()
-    if torch.compiler.is_compiling():  # a compiler makes one pass of it
+    if torch.compiler.is_compiling() or not x.is_floating_point():  # a compiler makes one pass of it
         one = torch.ones((), dtype=x.dtype, device=x.device)
         return torch.where(x >= 0, one, torch.where(x < 0, -one, x))
     # Without conversions from bool, which take a CPU ten times as long as all this: 1, -1 and, of NaN alone, 0; then 0 / 0.

@@ -243,7 +243,7 @@ def follow(watch: Watch, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any
         rule = _plane
     if rule is None and (torch.Tag.pointwise in func.tags or name in _POINTWISE):
         rule = _pointwise
-    if rule is None or kwargs.get("out") is not None:
+    if rule is None or (kwargs.get("out") is not None and rule is not _pointwise):
         rule = _unknown
     rule(watch, func, args, kwargs, result)
 
