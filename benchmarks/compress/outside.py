@@ -6,9 +6,9 @@
 
 torch-pruning is called as its own examples call it: a pruner over the whole network, the classifier left out, widths rounded to
 multiples of 8, its importance with its defaults; the ratio is searched until the MACs fit.  Ours is `Prune` at as many MACs as that
-left: once with its defaults, whose steps are finer in narrow layers, and once with `multiple=8`, which leaves nearly the same widths
-as torch-pruning, so that only the choice of channels differs.  All are then tuned from the labels and with KD, on the same rows in
-the same order.
+left: with its defaults, whose steps are finer in narrow layers; with `multiple=8`, which leaves nearly the same widths as
+torch-pruning, so that only the choice of channels differs; and with one ranking of all channels.  All are then tuned from the labels
+and with KD, on the same rows in the same order.
 A seed that was measured is kept; a network that torch-pruning cannot prune is reported with its error.
 """
 
@@ -41,7 +41,7 @@ from limbeck.stats import paired, summarise
 
 LEFT = 0.5  # of the MACs
 SCORES = ("l1", "fpgm", "taylor", "random")
-OURS = {"limbeck": {}, "limbeck, multiple=8": {"multiple": 8}}
+OURS = {"limbeck": {}, "limbeck, multiple=8": {"multiple": 8}, "limbeck, scope=global": {"scope": "global"}}
 OUTSIDE = "torch-pruning"
 THEIRS = {  # the same scores, as torch-pruning calls them
     "l1": ("GroupMagnitudeImportance", {"p": 1}),

@@ -137,6 +137,23 @@ def test_macs_are_met_from_below(net: nn.Module, scope: str, multiple: object, m
     assert less(X).shape == (4, 10)
 
 
+def test_what_costs_arithmetic_goes_earlier() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.AvgPool2d(4), nn.Flatten(), nn.Linear(4, 2)
+    )
+    with torch.no_grad():  # filters of norm 1, 2, 3, 4 in both layers, so that only the arithmetic tells them apart
+        for layer in (model[0], model[2]):
+            layer.weight.copy_(torch.ones_like(layer.weight) * torch.arange(1.0, 5.0).view(4, 1, 1, 1))
+    x, keep = torch.zeros(1, 1, 8, 8), {"keep": 0.5, "scope": "global", "multiple": 1}
+    even = findings(Prune(**keep)(model, example=x)).details["widths"]
+    assert even == {"0": [4, 2], "2": [4, 2]}
+    # A channel of "0" costs 36 * 9 + 16 * 9 * 4 = 900, one of "2" 16 * 9 * 4 + 2 = 578: in millions of operations 0.0018
+    # and 0.001156.  Over their root mean square (2.739) the norms are 0.3651, 0.7303, 1.0954, 1.4606.
+    for flops, first in ((500.0, 2), (600.0, 1), (1800.0, 1)):  # 1.0954 - 0.0018 f < 0.7303 - 0.001156 f from 567 on
+        told = findings(Prune(**keep, flops=flops)(model, example=x)).details["widths"]
+        assert told == {"0": [4, first], "2": [4, 4 - first]}, flops
+
+
 def test_counted_arithmetic_is_the_measured_one() -> None:
     for name in ("mobilenet_v2", "shufflenet_v1", "fitnet1", "mimic"):
         torch.manual_seed(0)
@@ -370,6 +387,8 @@ def test_soft_pruning_zeroes_and_lets_come_back(net: nn.Module) -> None:
         ({"latency": 0}, "latency = 0"),
         ({"keep": 0.5, "by": "l3"}, "by = 'l3': one of l1, l2"),
         ({"keep": 0.5, "scope": "all"}, "scope = 'all': one of layer, global"),
+        ({"keep": 0.5, "scope": "global", "flops": -1}, "flops = -1: 0 or more"),
+        ({"keep": 0.5, "flops": 0.001}, "flops = 0.001: 0 with scope = 'layer', which ranks no channels"),
         ({"keep": 0.5, "multiple": 0}, "multiple = 0"),
         ({"keep": 0.5, "minimum": 0}, "minimum = 0"),
         ({"keep": 0.5, "ignore": "fc"}, "ignore = 'fc': a list of layers"),

@@ -105,12 +105,22 @@ def by_layer(rows: Sequence[Row], keep: float) -> dict[str, float]:
     return {row.name: min(float(row.size), keep * row.base) for row in rows}
 
 
-def ranked(rows: Sequence[Row], scores: Mapping[str, Tensor], *, comparable: bool) -> list[str]:
+def ranked(
+    rows: Sequence[Row], scores: Mapping[str, Tensor], *, comparable: bool, toll: Mapping[str, float] | None = None
+) -> list[str]:
     """One ranking over all groups: whose channel goes first, second, and so on; each group's least is left out.
+
+    Args:
+        rows: the groups.
+        scores: of their channels.
+        comparable: whether scores mean the same in every group; others are divided by their root mean square in it.
+        toll: what is taken off the scores of a group's channels after that; None: nothing.
 
     >>> gammas = {"a": torch.tensor([0.9, 0.01, 0.5]), "b": torch.tensor([0.02, 0.03, 0.8, 0.7])}
     >>> ranked([Row("a", 3, 3), Row("b", 4, 4)], gammas, comparable=True)[:3]
     ['a', 'b', 'b']
+    >>> ranked([Row("a", 3, 3), Row("b", 4, 4)], gammas, comparable=True, toll={"a": 0.5})[:3]
+    ['a', 'a', 'b']
     """
     listed: list[tuple[float, int, int]] = []
     for place, row in enumerate(rows):
@@ -118,6 +128,7 @@ def ranked(rows: Sequence[Row], scores: Mapping[str, Tensor], *, comparable: boo
         if not comparable:
             mean = values.square().mean().sqrt().item()
             values = values / mean if mean > 0 else values
+        values = values - (toll or {}).get(row.name, 0.0)
         going = order(values)[: row.size - row.least]
         listed += [(values[i].item(), place, i) for i in going]
     return [rows[place].name for _, place, _ in sorted(listed)]

@@ -203,7 +203,8 @@ def _widths(
         def wanted(keep: float) -> Mapping[str, float]:
             return by_layer(free, keep)
     else:
-        ranking = ranked(free, scores, comparable=told.by in COMPARABLE)
+        toll = _toll(told.flops, _counter(model, groups, rows, scores, example), rows) if told.flops else None
+        ranking = ranked(free, scores, comparable=told.by in COMPARABLE, toll=toll)
 
         def wanted(keep: float) -> Mapping[str, float]:
             return by_ranking(free, ranking, keep)
@@ -250,6 +251,13 @@ def _widths(
     got = timed({**settled, **wide}, relative)
     unit = " of the time" if relative else " ms"
     return {**settled, **wide}, [f"measured latency: {got:.3g}{unit}, {target:.3g}{unit} were asked for"]
+
+
+def _toll(flops: float, count: Callable[[Mapping[str, int]], int], rows: Sequence[Row]) -> dict[str, float]:
+    """What a channel of each group loses of its score for the arithmetic that goes with it, from the widths as they are."""
+    whole = {row.name: row.size for row in rows}
+    saved = {row.name: count(whole) - count({**whole, row.name: row.size - 1}) for row in rows if row.size > 1}
+    return {name: flops * 2 * macs / 1e6 for name, macs in saved.items()}
 
 
 def _counter(
