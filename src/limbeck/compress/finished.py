@@ -1,11 +1,13 @@
-"""What is finished: a quantized program is the end of every chain."""
+"""What cannot be changed any more: quantized programs, which end every chain, and layers under masks."""
 
 from __future__ import annotations
 
 from torch import nn
+from torch.nn.utils import parametrize
 
 from limbeck.compress.cost import is_program
 from limbeck.errors import LimbeckError
+from limbeck.taps import original
 
 
 def require_unfinished(model: nn.Module, what: str) -> None:
@@ -20,8 +22,24 @@ def require_unfinished(model: nn.Module, what: str) -> None:
 
     >>> require_unfinished(nn.Linear(2, 2), "Prune")
     """
-    if is_program(model):
+    if is_program(original(model)):
         raise LimbeckError(
             f"{what} cannot change a network that Quantize made: it is a finished program, without layers to change and without "
             "weights to train. Quantize comes last: put what changes or trains the network before it"
         )
+
+
+def under_masks(model: nn.Module) -> str:
+    """A sentence about the layers whose weights are parametrized, with what to do; empty, where there are none.
+
+    >>> under_masks(nn.Linear(2, 2))
+    ''
+    """
+    found = [name or "the model" for name, part in model.named_modules() if parametrize.is_parametrized(part, "weight")]
+    if not found:
+        return ""
+    return (
+        f"The weights of {', '.join(found[:3])}{f' and {len(found) - 3} more' if len(found) > 3 else ''} are computed in every "
+        "forward (masks, weight norm), so that nothing can be cut from them: mask afterwards, or write them out first "
+        "(limbeck.compress.plain.plain), which ends the masks"
+    )

@@ -13,6 +13,7 @@ from limbeck.compiling import without_limit
 from limbeck.compress import runtimes
 from limbeck.compress.int8.export import mapped
 from limbeck.compress.int8.needs import quiet
+from limbeck.compress.plain import plain
 from limbeck.errors import LimbeckError
 from limbeck.models.swap import copied
 from limbeck.phase import Batch
@@ -126,13 +127,13 @@ def tried(model: nn.Module, example: Any, only: Collection[str] | None = None) -
     """Each form by name, or why it cannot be had, one after the other: making one takes seconds."""
     from limbeck.compress.int8.program import Quantized
 
-    plain = lambda: Form(copied(model).eval())  # noqa: E731
     makers: dict[str, Callable[[], nn.Module]]
     if isinstance(model, Quantized):
-        makers = {"int8 eager": plain, "int8 compiled": lambda: model.compiled(example)}
+        makers = {"int8 eager": lambda: Form(copied(model).eval()), "int8 compiled": lambda: model.compiled(example)}
     else:
+        model = plain(model)
         makers = {
-            "eager": plain,
+            "eager": lambda: Form(copied(model).eval()),
             "compiled": lambda: compiled(model, example),
             "bf16 compiled": lambda: compiled_bf16(model, example),
             "int8 compiled": lambda: int8(model, example),

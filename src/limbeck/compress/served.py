@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any, NamedTuple, cast
 
 from torch import nn
-from torch.nn.utils import parametrize
 
 from limbeck.compress.cost import is_program
-from limbeck.compress.parametrized import settle
+from limbeck.compress.plain import plain
 
 
 class Served(NamedTuple):
@@ -23,12 +21,9 @@ def served(model: nn.Module, example: Any) -> Served:
     """How people would run this network here.
 
     A quantized program that is not compiled computes in floating point and is slower than the network it came from;
-    everything else is timed as it is, since compiling is the user's choice.
+    everything else is timed in eager mode, since compiling is the user's choice, and as it is when training is over: nobody
+    would apply masks, or take signs of weights, in every forward.
     """
     if is_program(model):
         return Served(cast(Any, model).compiled(example), "int8, compiled")
-    if any(parametrize.is_parametrized(part) for part in model.modules()):
-        # A mask is applied in every forward, which nobody would do with a finished network.
-        model = copy.deepcopy(model)
-        settle(model)
-    return Served(model, "eager")
+    return Served(plain(model), "eager")

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from limbeck.compress.parametrized import settle
+from limbeck.compress.plain import plain
 from limbeck.errors import LimbeckError, ShapeError, TensorTypeError
 from limbeck.phase import logits_of
 
@@ -25,7 +25,7 @@ class Subject:
 
     Attributes:
         original: the network itself, as it was given.
-        network: a copy on the CPU in eval mode; masks and other parametrizations are written into its weights.
+        network: a copy on the CPU in eval mode; masks, other parametrizations and signs are written into its weights.
         module: takes the inputs in a row and returns logits; the network itself where that is so anyway.
         names: of the inputs.
         example: the inputs, two rows each.
@@ -91,10 +91,9 @@ def subject(model: nn.Module, example: Any) -> Subject:
         told = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in named.items())
         raise ShapeError(f"the example is a batch: every input has the same number of rows, one or more; got {told}")
     try:
-        network = copy.deepcopy(model).cpu().eval()
+        network = plain(copy.deepcopy(model)).cpu().eval()
     except Exception as error:
         raise LimbeckError(f"{type(model).__name__} cannot be copied ({error}); an export works on a copy") from error
-    settle(network)
     for parameter in network.parameters():
         parameter.requires_grad_(False)
     inputs = tuple(_rows(tensor.detach().cpu(), _TRACED) for tensor in named.values())
@@ -112,8 +111,8 @@ def subject(model: nn.Module, example: Any) -> Subject:
         ) from error
     if logits.dim() < 2 or len(logits) != _TRACED:
         raise ShapeError(f"logits are [batch, classes]; {type(model).__name__} gives {list(logits.shape)} for 2 rows")
-    plain = isinstance(output, Tensor) and not by_name and len(inputs) == 1 and not _takes_any(network)
-    return Subject(model, network, network if plain else answers, tuple(named), inputs, by_name)
+    direct = isinstance(output, Tensor) and not by_name and len(inputs) == 1 and not _takes_any(network)
+    return Subject(model, network, network if direct else answers, tuple(named), inputs, by_name)
 
 
 def _takes_any(network: nn.Module) -> bool:

@@ -9,11 +9,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.nn.utils import parametrize
 from torch.utils._pytree import tree_leaves
 
 from limbeck.batches import batch_size
 from limbeck.compress.binary.layers import KINDS, BinaryConv, BinaryLinear, Form
 from limbeck.compress.binary.packing import packed_bytes
+from limbeck.compress.finished import require_unfinished
 from limbeck.compress.trial import require_trainable
 from limbeck.compressor import silent, tell
 from limbeck.errors import HyperParameterError, LimbeckError, NameUnknown, NonFiniteError, unknown
@@ -80,6 +82,7 @@ def binarize(
 ) -> nn.Module:
     """A copy with binary layers; the settings are those of `limbeck.compress.binarize.Binarize`."""
     model = original(model)
+    require_unfinished(model, "Binarize")
     _require_real(model)
     ran = _watched(model, example)
     plan = _planned(model, ran, ends=ends, keep=keep, fewest=fewest)
@@ -242,6 +245,8 @@ def _without(plan: _Plan, names: Iterable[str], model: nn.Module, ends: bool) ->
 
 def _unfit(part: Any, tied: set[int], fewest: int) -> str | None:
     """Why there is no use in a binary layer of this kind; None where there is."""
+    if parametrize.is_parametrized(part, "weight"):
+        return "its weight is computed in every forward (a mask, weight norm); write it out first (limbeck.compress.plain.plain)"
     if type(part) not in _PLAIN:
         return f"a {type(part).__name__}, which has no binary counterpart here"
     if id(part.weight) in tied:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+_POOLS = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}  # zeros around count as values
 
 
 def sign(x: Tensor) -> Tensor:
@@ -160,10 +161,24 @@ def input_scale(
     dims = x.ndim - 2
     # Not `mean`, whose gradient would come back with its channels first and slow down the BatchNorm before it.
     mean = x.abs().unflatten(1, (groups, -1)).sum(2) / (x.shape[1] // groups)
+    strides, dilations = (tuple(v) * dims if len(v) == 1 else tuple(v) for v in (stride, dilation))
+    around = _around(padding, kernel)
+    if around is not None and max(dilations) == 1:
+        # No convolution: quantizers would take the box for weights and round it, and its input.
+        return _POOLS[dims](mean, tuple(kernel), strides, around)
     box = torch.full((groups, 1, *kernel), 1 / prod(kernel), dtype=mean.dtype, device=x.device)
-    several = {"stride": stride, "dilation": dilation}
-    options: dict[str, Any] = {name: tuple(v) * dims if len(v) == 1 else tuple(v) for name, v in several.items()}
-    return CONVOLUTIONS[dims](mean, box, None, padding=padding, groups=groups, **options)
+    return CONVOLUTIONS[dims](mean, box, None, stride=strides, padding=padding, dilation=dilations, groups=groups)
+
+
+def _around(padding: Any, kernel: Sequence[int]) -> tuple[int, ...] | None:
+    """A convolution's padding as a pooling takes it: the same on both sides, at most half of the window; None: it cannot."""
+    if padding == "valid":
+        return (0,) * len(kernel)
+    if padding == "same":
+        return tuple(k // 2 for k in kernel) if all(k % 2 for k in kernel) else None
+    given = (padding,) if isinstance(padding, int) else tuple(padding)
+    given = given * len(kernel) if len(given) == 1 else given
+    return given if all(2 * p <= k for p, k in zip(given, kernel, strict=True)) else None
 
 
 def _along(per_filter: Tensor, weight: Tensor) -> Tensor:

@@ -10,6 +10,8 @@ from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
 from limbeck.batches import batch_size
+from limbeck.compress.binary.layers import KINDS
+from limbeck.compress.finished import require_unfinished
 from limbeck.compress.int8.batches import calibrate, call, require_finite_weights
 from limbeck.compress.int8.dead import remove_dead
 from limbeck.compress.int8.export import as_graph, exported, free_modes, own_numbers, two_rows
@@ -131,6 +133,12 @@ def _require_plain_weights(model: nn.Module) -> None:
             'weights after training: use mode "static", which writes them out, or write them out first '
             "(limbeck.compress.masking.settle; training brings masked weights back then)"
         )
+    signs = [name for name, m in model.named_modules() if isinstance(m, KINDS) and not m.made["settled"]]
+    if signs:
+        raise LimbeckError(
+            f"the weights of {', '.join(signs[:4])} are signs of others, and integers cannot be trained in their place: train the "
+            'binary network, and use mode "static" then, which writes the signs out'
+        )
 
 
 def rebuild_prepared(model: nn.Module, settings: Mapping[str, Any], example: Any) -> Prepared:
@@ -149,6 +157,7 @@ def rebuild_prepared(model: nn.Module, settings: Mapping[str, Any], example: Any
 def _made(model: nn.Module, settings: Mapping[str, Any], example: Any) -> Prepared:
     require_installed()
     skip = tuple(settings.get("skip", ()))
+    require_unfinished(model, "Quantize")
     require_names(model, skip)
     require_finite_weights(model)
     _require_plain_weights(model)

@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from limbeck.compress.finished import require_unfinished
 from limbeck.compress.int8.batches import calibrate, require_finite_weights, run
 from limbeck.compress.int8.dead import remove_dead
 from limbeck.compress.int8.export import as_graph, exported, free_modes, own_numbers
 from limbeck.compress.int8.layers import in_int8, padding, require_foldable, require_names
 from limbeck.compress.int8.needs import quiet, require_installed
 from limbeck.compress.int8.program import Quantized, count, takes
-from limbeck.compress.parametrized import settle
+from limbeck.compress.plain import plain
 from limbeck.errors import LimbeckError
 from limbeck.models.swap import copied
 from limbeck.phase import Batch
@@ -23,10 +24,10 @@ from limbeck.taps import title
 
 def float_graph(model: nn.Module, example: Any) -> tuple[fx.GraphModule, int]:
     """The graph of a network in evaluation mode, of a copy, and the smallest batch that it takes."""
+    require_unfinished(model, "Quantize")
     require_finite_weights(model)
-    plain = copied(model).eval()
-    settle(plain)  # nothing is trained any more: weights under masks or norms are those that they come to
-    program, least = exported(plain, example)
+    own = plain(copied(model)).eval()  # nothing is trained any more
+    program, least = exported(own, example)
     return as_graph(program), least
 
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from limbeck.batches import batch_size
 from limbeck.compress.cost import Latency, latency
+from limbeck.compress.finished import require_unfinished
 from limbeck.compress.lowrank.choose import wishes
 from limbeck.compress.lowrank.exchange import exchange
 from limbeck.compress.lowrank.fold import product
@@ -34,6 +35,7 @@ NO_SAVING, NOT_FASTER, DONE = "no less arithmetic", "not faster", "factorized"
 
 def factorized(model: nn.Module, example: Any, calibration: Iterable[Batch], how: Factorize) -> nn.Module:
     """What `limbeck.compress.factorize.Factorize` does."""
+    require_unfinished(model, "Factorize")
     new = copied(original(model))
     silent(new)
     example = example if how.batch is None else resized(example, how.batch)

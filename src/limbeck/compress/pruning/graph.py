@@ -20,6 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves
 
 from limbeck.batches import batch_size
+from limbeck.compress.finished import under_masks
 from limbeck.compress.pruning.groups import Group, Member
 from limbeck.compress.pruning.labels import Key, Ledger, Watch, Watcher, whole_groups
 from limbeck.compress.pruning.surgery import masked, removed
@@ -85,7 +86,7 @@ def channel_graph(model: nn.Module, example: Any) -> ChannelGraph:
     if not good:
         told = "; ".join(f"{path}: {why}" for path, why in list(left.items())[:6])
         raise LimbeckError(
-            f"no channel of this {type(model).__name__} can be removed. {told or 'It has no layer with weights in front'}"
+            f"no channel of this {type(model).__name__} can be removed. {told or under_masks(model) or 'It has no layer with weights in front'}"
             ". Prune weights instead of channels, factorize, or quantize"
         )
     order = {key[0]: i for i, key in enumerate(ledger.slots)}

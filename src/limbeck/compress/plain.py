@@ -1,0 +1,33 @@
+"""A network as it is used when it is trained no further."""
+
+from __future__ import annotations
+
+from torch import nn
+from torch.nn.utils import parametrize
+
+from limbeck.compress.binary.layers import KINDS
+from limbeck.compress.binary.settling import settle as signs_written
+from limbeck.compress.parametrized import settle
+from limbeck.models.swap import copied
+
+
+def plain(model: nn.Module) -> nn.Module:
+    """The network with nothing left that only training needs; the network itself, no copy, where nothing is.
+
+    Masks and other parametrizations are applied in every forward, and binary weights made from latent ones.  Here they
+    are written out as what they come to: the outputs in evaluation mode are the same to the last bit, and take less time.
+
+    Raises:
+        LimbeckError: it has to be copied and cannot be.
+
+    >>> import torch
+    >>> from limbeck.compress.binary import BinaryLinear
+    >>> plain(nn.Sequential(BinaryLinear(in_features=4, out_features=2, form="bwn")))
+    Sequential(
+      (0): Linear(in_features=4, out_features=2, bias=True)
+    )
+    """
+    if any(parametrize.is_parametrized(part) for part in model.modules()):
+        model = copied(model)
+        settle(model)
+    return signs_written(model) if any(isinstance(part, KINDS) for part in model.modules()) else model
