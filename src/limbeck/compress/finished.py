@@ -29,13 +29,22 @@ def require_unfinished(model: nn.Module, what: str) -> None:
         )
 
 
+def computed(model: nn.Module) -> list[str]:
+    """The layers whose weights are parametrized: made anew in every forward.
+
+    >>> computed(nn.Sequential(nn.Linear(2, 2), nn.utils.parametrizations.weight_norm(nn.Linear(2, 2))))
+    ['1']
+    """
+    return [name or "the model" for name, part in model.named_modules() if parametrize.is_parametrized(part, "weight")]
+
+
 def under_masks(model: nn.Module) -> str:
     """A sentence about the layers whose weights are parametrized, with what to do; empty, where there are none.
 
     >>> under_masks(nn.Linear(2, 2))
     ''
     """
-    found = [name or "the model" for name, part in model.named_modules() if parametrize.is_parametrized(part, "weight")]
+    found = computed(model)
     if not found:
         return ""
     return (

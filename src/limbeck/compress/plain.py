@@ -30,4 +30,5 @@ def plain(model: nn.Module) -> nn.Module:
     if any(parametrize.is_parametrized(part) for part in model.modules()):
         model = copied(model)
         settle(model)
-    return signs_written(model) if any(isinstance(part, KINDS) for part in model.modules()) else model
+    signs = any(isinstance(part, KINDS) and not part.made["settled"] for part in model.modules())
+    return signs_written(model) if signs else model

@@ -7,11 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.utils import parametrize
 
 from limbeck.batches import batch_size
 from limbeck.compress.binary.layers import KINDS
-from limbeck.compress.finished import require_unfinished
+from limbeck.compress.finished import computed, require_unfinished
 from limbeck.compress.int8.batches import calibrate, call, require_finite_weights
 from limbeck.compress.int8.dead import remove_dead
 from limbeck.compress.int8.export import as_graph, exported, free_modes, own_numbers, two_rows
@@ -126,7 +125,7 @@ def prepared(
 def _require_plain_weights(model: nn.Module) -> None:
     """Refuse, before anything is trained, what torchao cannot convert afterwards: it folds normalisation into stored weights."""
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    wrapped = [name for name, m in model.named_modules() if parametrize.is_parametrized(m, "weight")]
+    wrapped = computed(model)
     if norms and wrapped:
         raise LimbeckError(
             f"the weights of {', '.join(wrapped[:4])} are computed (masks, weight norm), and BatchNorm cannot be folded into such "

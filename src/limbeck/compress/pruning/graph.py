@@ -20,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves
 
 from limbeck.batches import batch_size
-from limbeck.compress.finished import under_masks
+from limbeck.compress.finished import require_unfinished, under_masks
 from limbeck.compress.pruning.groups import Group, Member
 from limbeck.compress.pruning.labels import Key, Ledger, Watch, Watcher, whole_groups
 from limbeck.compress.pruning.surgery import masked, removed
@@ -68,6 +68,7 @@ def channel_graph(model: nn.Module, example: Any) -> ChannelGraph:
     >>> [(group.name, group.size) for group in groups(net, torch.zeros(2, 4))]
     [('0', 6)]
     """
+    require_unfinished(model, "Prune")
     inputs = few(example)
     trial = copied(model)
     ledger = _watched(trial, inputs)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from limbeck.compress.cost import latency
-from limbeck.compress.finished import require_unfinished
 from limbeck.compress.pruning.arithmetic import macs_of
 from limbeck.compress.pruning.graph import channel_graph, few
 from limbeck.compress.pruning.groups import Group
@@ -46,7 +45,6 @@ def pruned(
     told: Prune, model: nn.Module, *, example: Any, calibration: Iterable[Batch], original: nn.Module
 ) -> nn.Module:
     """A copy of a model with fewer channels; see `limbeck.compress.prune.Prune`."""
-    require_unfinished(model, "Prune")
     _finite(model)
     graph = channel_graph(model, example)
     ours = _chosen(told, model, graph.groups)
