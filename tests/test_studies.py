@@ -107,6 +107,17 @@ def test_the_page_of_a_compression_study_says_what_its_data_says(data, load):
     assert publish.page(json.loads(data.read_text()), data.stem) == data.with_suffix(".md").read_text()
 
 
+def test_the_page_of_the_tickets_says_what_its_data_says(load):
+    pytest.importorskip("matplotlib")
+    data = ROOT / "docs" / "results" / "compress-tickets-resnet8.json"
+    tickets = load(ROOT / "benchmarks" / "compress" / "tickets.py")
+    about = json.loads(data.read_text())
+    assert tickets.page(about, data.stem) == data.with_suffix(".md").read_text()
+    stages = {s["name"]: s for s in about["stages"]}
+    assert tickets.rounds(stages) == {0: 100, 1: 50, 2: 25, 3: 12.5, 4: 6.25, 5: pytest.approx(3.125, abs=0.01)}
+    assert all(len(s["runs"]) == 3 for s in about["stages"])
+
+
 def test_seeds_can_be_added_to_what_was_published(tmp_path, load):
     pytest.importorskip("matplotlib")
     publish = load(ROOT / "benchmarks" / "compress" / "publish.py")

@@ -9,12 +9,14 @@ multiples of 8, its importance with its defaults; the ratio is searched until th
 left: with its defaults, whose steps are finer in narrow layers; with `multiple=8`, which leaves nearly the same widths as
 torch-pruning, so that only the choice of channels differs; and with one ranking of all channels.  All are then tuned from the labels
 and with KD, on the same rows in the same order.
-A seed that was measured is kept; a network that torch-pruning cannot prune is reported with its error.
+What was measured is kept, network by network (runs/compress/outside-NETWORK-SEED.json until the seed is done); a network that
+torch-pruning cannot prune is reported with its error.
 """
 
 from __future__ import annotations
 
 import copy
+import json
 import sys
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -31,6 +33,7 @@ from records import seed_by_seed
 from study import KD, ORIGINALS, ROOT, Budget, training
 
 import limbeck as lk
+from limbeck import record
 from limbeck.compress.statistics import recalibrated
 from limbeck.data import Loader, load
 from limbeck.data.splits import subset
@@ -115,10 +118,15 @@ def measured(network: str, seed: int, budget: Budget) -> dict[str, Any]:
         found = predictions(model, test.evaluation(), device=torch.device("cpu"), precision="bf16", channels_last=True)
         return 100 * metrics(*found)["accuracy"]
 
-    found: dict[str, Any] = {"original": {"test": right(original)}}
+    whole = count_macs(original, x[:1])
+    kept = ROOT / "runs" / "compress" / f"outside-{network}-{seed}.json"
+    found: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {"original": {"test": right(original)}}
     for by in SCORES:
-        left = LEFT * count_macs(original, x[:1])
+        left = LEFT * whole
         for who in (OUTSIDE, *OURS):
+            if (known := found.get(f"{by}, {who}")) is not None:
+                left = round(known["macs"] * whole) if who == OUTSIDE and "macs" in known else left
+                continue
             torch.manual_seed(seed)
             try:
                 if who == OUTSIDE:
@@ -129,7 +137,7 @@ def measured(network: str, seed: int, budget: Budget) -> dict[str, Any]:
             except Exception as error:  # torch-pruning raises many kinds
                 found[f"{by}, {who}"] = {"error": f"{type(error).__name__}: {str(error)[:200]}"}
                 continue
-            line = {"macs": count_macs(pruned, x[:1]) / count_macs(original, x[:1]), "test": right(pruned)}
+            line = {"macs": count_macs(pruned, x[:1]) / whole, "test": right(pruned)}
             if who == OUTSIDE:
                 anew = copy.deepcopy(pruned)
                 recalibrated(anew, looked)
@@ -139,6 +147,9 @@ def measured(network: str, seed: int, budget: Budget) -> dict[str, Any]:
             tuned = lk.distill(original, copy.deepcopy(pruned), Epochs(Loader(images=rows, **varied)), method=KD, **how)
             line["kd"] = right(tuned)
             found[f"{by}, {who}"] = line
+            found["commits"] = sorted({*found.get("commits", ()), str(record.commit())})
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            record.write_json(kept, found)
             print(f"seed {seed}, {by}, {who}: {line}", flush=True)
     return found
 
@@ -187,7 +198,7 @@ def page(told: dict[str, Any], target: Path) -> None:
         "",
         *table,
         "",
-        f"Commit {', '.join(told['commits'])}, torch {told['versions']['torch']}.",
+        f"Commits {', '.join(sorted({*told['commits'], *(c for lines in seeds.values() for c in lines.get('commits', ()))}))}, torch {told['versions']['torch']}.",
         "",
     ]
     target.with_suffix(".md").write_text("\n".join(body))

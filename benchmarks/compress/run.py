@@ -6,7 +6,7 @@
 
 A piece that was stopped goes on with the same command.  What several seeds found is put together by
 ``python benchmarks/compress/publish.py docs/results/compress-resnet56-scores-50 runs/compress/resnet56-scores-50-*``, of tickets,
-which begin with a small network's random weights, by ``python benchmarks/publish.py``.
+which begin with a small network's random weights, by tickets.py.
 Run from the root of the checkout; the originals are made by original.yaml and original-vgg16.yaml.
 """
 

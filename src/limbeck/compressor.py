@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 if TYPE_CHECKING:
     from torch import nn
 
-    from limbeck.phase import Batch
 
 _WHERE = "limbeck_findings"
 
@@ -30,10 +29,10 @@ class Compressor(Protocol):
         model: any module, in any mode, on any device; it is not changed.
         example: a batch as the model takes it, on the model's device; a mapping becomes keyword arguments.
         calibration: batches of training rows, without augmentation, that can be walked more than once; compressors
-            that look at no data ignore them.
+            that look at no data ignore them.  A run and a chain hand over `Batch`es; ours take whatever `limbeck.train` takes.
     """
 
-    def __call__(self, model: nn.Module, *, example: Any, calibration: Iterable[Batch] = ()) -> nn.Module: ...
+    def __call__(self, model: nn.Module, *, example: Any, calibration: Iterable[Any] = ()) -> nn.Module: ...
 
 
 @dataclass(frozen=True)

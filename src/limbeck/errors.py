@@ -77,6 +77,17 @@ class Interrupted(LimbeckError):
     """The run was asked to stop and has saved itself."""
 
 
+def listed(names: Iterable[str], shown: int = 3, between: str = ", ") -> str:
+    """The first names in a row, and how many more there are.
+
+    >>> listed(["stem", "layer1"]), listed("abcde")
+    ('stem, layer1', 'a, b, c and 2 more')
+    """
+    names = list(names)
+    rest = f"{';' if ';' in between else ''} and {len(names) - shown} more" if len(names) > shown else ""
+    return between.join(names[:shown]) + rest
+
+
 def near(name: str, known: Iterable[str], n: int = 3) -> list[str]:
     """The known names that `name` may have been meant to be, best first; initials count as a name.
 

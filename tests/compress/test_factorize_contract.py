@@ -324,7 +324,7 @@ def test_statistics_are_estimated_anew_where_there_are_batches():
     for batch in batches:
         net(batch.inputs)
     settings = {"rank": 2, "kind": "tucker", "layers": ("0",), "measured": False}
-    anew = Factorize(**settings)(net, example=batches[0].inputs, calibration=iter(batches))
+    anew = Factorize(**settings)(net, example=batches[0].inputs, calibration=batches)
     told = findings(anew).notes
     assert "the statistics of BatchNorm were estimated anew on the calibration batches" in told
     with torch.no_grad():

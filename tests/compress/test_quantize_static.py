@@ -251,7 +251,7 @@ def test_what_is_missing_or_bad(net, batches):
     with pytest.raises(HyperParameterError, match=r"static quantization measures .*: give calibration batches"):
         Quantize()(net, example=x)
     with pytest.raises(HyperParameterError, match="give calibration batches"):
-        Quantize()(net, example=x, calibration=iter([]))
+        Quantize()(net, example=x, calibration=[])
     with pytest.raises(NameUnknown, match=r"skip: no layer 'layr1' in Sequential; near: layer1"):
         Quantize(skip=("layr1",))(net, example=x, calibration=batches)
     with pytest.raises(NonFiniteError, match="calibration batch 2: 'inputs' is non-finite"):

@@ -27,7 +27,7 @@ from limbeck.compress.binary.layers import KINDS
 from limbeck.compress.cost import cost
 from limbeck.compressor import Compressor, findings, is_compressor, tell
 from limbeck.course import STUDENT, Lesson, Operation, is_course, lessons_of
-from limbeck.errors import HyperParameterError, LimbeckError, NonFiniteError
+from limbeck.errors import DataError, HyperParameterError, LimbeckError, NonFiniteError
 from limbeck.methods.presets import preset
 from limbeck.phase import Batch
 
@@ -48,6 +48,7 @@ TABLE: dict[str, list[dict[str, Any]]] = {
     "binarize": [{}, {"form": "bwn"}, {"form": "bnn", "ends": True}],
 }
 ROWS = [pytest.param(name, k, id=f"{name}-{k}") for name, tries in TABLE.items() for k in range(len(tries))]
+LOOKING = [("prune", 2), ("factorize", 0), ("quantize", 0), ("quantize", 3), ("binarize", 0)]  # look at batches
 NEEDED = {"prune": {"keep": 0.5}}  # what a preset leaves to the user
 
 
@@ -225,6 +226,43 @@ def test_the_same_call_gives_the_same_bits(walked, name, number):
         second = step.again(step.before).state_dict()
         assert first.keys() == second.keys()
         assert all(torch.equal(value, second[key]) for key, value in first.items()), step.title
+
+
+@pytest.mark.parametrize(("name", "number"), LOOKING)
+def test_calibration_batches_may_come_as_they_do_for_training(walked, name, number):
+    step = walked(name, number)[0]
+    rows = torch.utils.data.TensorDataset(*(torch.cat(parts) for parts in zip(*(batch[:2] for batch in DATA))))
+    found = []
+    for given in (DATA, [tuple(batch[:2]) for batch in DATA], torch.utils.data.DataLoader(rows, batch_size=8)):
+        torch.manual_seed(5)
+        found.append(step.how(step.before, example=X, calibration=given).state_dict())
+    for state in found[1:]:
+        assert all(torch.equal(value, state[key]) for key, value in found[0].items()), step.title
+    for given, said in (
+        (X, "the calibration batches are a single Tensor"),
+        (DATA[0], "the calibration batches are a single Batch"),
+        (iter(DATA), "the calibration batches are a list_iterator, which can be walked only once"),
+    ):
+        with pytest.raises(DataError, match=said):
+            step.how(step.before, example=X, calibration=given)
+
+
+@pytest.mark.parametrize(("name", "number"), ROWS)
+def test_an_example_that_the_network_does_not_take_is_refused(walked, name, number):
+    step = walked(name, number)[0]
+    further = {"beside": step.beside} if step.beside else {}
+    for given, said in (
+        (torch.zeros(4, 3, 8, 8), r"Sequential does not run on the example, a tensor \[4, 3, 8, 8\]: RuntimeError: "),
+        (
+            (X, DATA[0].targets),
+            r"a tuple of a tensor \[8, 1, 8, 8\] and a tensor \[8\] int64: .*the inputs alone, example\[0\]",
+        ),
+        (X.numpy(), "does not run on the example, of type ndarray: TypeError: .* Give a batch of inputs"),
+        (None, "does not run on the example, None: "),
+        (X[:0], "the batch is empty"),
+    ):
+        with pytest.raises(LimbeckError, match=said):
+            step.how(step.before, example=given, calibration=DATA, **further)
 
 
 @pytest.mark.parametrize(("name", "number"), ROWS)

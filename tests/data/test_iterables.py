@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from limbeck.data.iterables import INPUTS, TARGETS, check_targets, to_batch
+from limbeck.data.iterables import INPUTS, TARGETS, Batches, check_targets, to_batch
 from limbeck.errors import DataError, ShapeError, TargetError
 from limbeck.phase import Batch
 
@@ -130,3 +130,31 @@ def test_targets_in_range_pass():
 def test_targets_that_name_no_class(targets, said: str):
     with pytest.raises(TargetError, match=said):
         check_targets(Batch(X, targets, torch.tensor([40, 41])), 3)
+
+
+def test_batches_are_walked_anew_in_any_form():
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(X, Y), batch_size=1)
+    for given in ([(X, Y)], ((X, Y), (X, Y), (X, Y)), loader, [X, X], [{"x": X, "y": Y}], [Batch(X, Y)]):
+        walked = Batches(given)
+        first, second = list(walked), list(walked.epoch(1))
+        assert len(first) == len(second) == walked.steps > 0
+        assert all(type(batch) is Batch for batch in first)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (X, r"the rows are a single Tensor; give several, or a list of one: \[\.\.\.\]"),
+        (X.numpy(), "the rows are a single ndarray"),
+        (Batch(X, Y), "the rows are a single Batch"),
+        ({"x": X, "y": Y}, "the rows are a single dict"),
+        ("train", "the rows are a single str"),
+        ((X, Y), r"the rows are a single pair of inputs and targets; give several, or a list of one: \[\(x, y\)\]"),
+        ([X.numpy(), Y.numpy()], "the rows are a single pair of inputs and targets"),
+        (iter([X]), "the rows are a list_iterator, which can be walked only once"),
+        (7, "the rows are a int; an iterable of"),
+    ],
+)
+def test_what_is_no_row_of_batches_is_refused(given, said):
+    with pytest.raises(DataError, match=said):
+        Batches(given, "the rows")

@@ -8,11 +8,11 @@ from typing import Any, cast
 
 from torch import nn
 
-from limbeck.api.batches import Batches
 from limbeck.api.courses import perform_course
 from limbeck.api.fitting import COURSE, Job, perform
 from limbeck.api.outcome import Record
 from limbeck.course import Course, is_course
+from limbeck.data.iterables import Batches
 from limbeck.engine.team import alone
 from limbeck.errors import HyperParameterError, LimbeckError, RunFolderError
 from limbeck.methods import MutualLearning

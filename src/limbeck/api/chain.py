@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from limbeck import catalog
 from limbeck import record as files
-from limbeck.api.batches import Batches
 from limbeck.api.fitting import Job, hang, perform
 from limbeck.api.ledger import Entry, Ledger
 from limbeck.batches import batch_size, moved
@@ -27,6 +26,7 @@ from limbeck.compress.served import Served, served
 from limbeck.compress.structure import no_longer_of_the_zoo
 from limbeck.compressor import Compressor, findings, is_compressor, silent
 from limbeck.course import STUDENT, TEACHER, Gathering, Operation, is_course, lessons_of
+from limbeck.data.iterables import Batches
 from limbeck.engine.evaluate import agreement, metrics, predictions
 from limbeck.engine.progress import waiting
 from limbeck.errors import DataError, HyperParameterError, LimbeckError, RunFolderError

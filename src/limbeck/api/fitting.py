@@ -13,9 +13,9 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from limbeck import record as files
-from limbeck.api.batches import Batches
 from limbeck.api.outcome import Record
 from limbeck.compress import cost as costs
+from limbeck.data.iterables import Batches
 from limbeck.engine.evaluate import agreement, metrics, predictions
 from limbeck.engine.loop import fit, identity
 from limbeck.engine.progress import watch_for

@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from limbeck.phase import Batch
 from limbeck.settings import Presets, require, require_choice, require_whole
 
 if TYPE_CHECKING:
@@ -83,7 +82,7 @@ class Binarize:
             f"only form 'bnn' draws signs, and this is {self.form!r}",
         )
 
-    def __call__(self, model: nn.Module, *, example: Any, calibration: Iterable[Batch] = ()) -> nn.Module:
+    def __call__(self, model: nn.Module, *, example: Any, calibration: Iterable[Any] = ()) -> nn.Module:
         """The network with binary layers; the given one stays as it is.
 
         Args:

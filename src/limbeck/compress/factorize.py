@@ -12,8 +12,6 @@ from limbeck.settings import Presets, finite, require, require_choice, require_w
 if TYPE_CHECKING:
     from torch import nn
 
-    from limbeck.phase import Batch
-
 
 @dataclass(frozen=True, kw_only=True)
 class Factorize:
@@ -109,7 +107,7 @@ class Factorize:
             require_whole(batch=self.batch)
             require(self.batch >= 1, "batch", self.batch, "1 or more, or nothing at all")
 
-    def __call__(self, model: nn.Module, *, example: Any, calibration: Iterable[Batch] = ()) -> nn.Module:
+    def __call__(self, model: nn.Module, *, example: Any, calibration: Iterable[Any] = ()) -> nn.Module:
         """A new network with factorized layers; see `limbeck.compress.lowrank.layers.split` for what stands in it.
 
         Args:

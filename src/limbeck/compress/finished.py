@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from limbeck.compress.cost import is_program
-from limbeck.errors import LimbeckError
+from limbeck.errors import LimbeckError, listed
 from limbeck.taps import original
 
 
@@ -48,7 +48,7 @@ def under_masks(model: nn.Module) -> str:
     if not found:
         return ""
     return (
-        f"The weights of {', '.join(found[:3])}{f' and {len(found) - 3} more' if len(found) > 3 else ''} are computed in every "
+        f"The weights of {listed(found)} are computed in every "
         "forward (masks, weight norm), so that nothing can be cut from them: mask afterwards, or write them out first "
         "(limbeck.compress.plain.plain), which ends the masks"
     )

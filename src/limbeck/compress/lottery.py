@@ -14,7 +14,6 @@ from limbeck.settings import Optimizer, finite, require, require_choice, require
 if TYPE_CHECKING:
     from torch import nn
 
-    from limbeck.phase import Batch
 
 Keep = Literal["rewind", "reinit", "reshuffle", "constant"]
 Rest = Literal["zero", "freeze", "toward_zero"]
@@ -121,7 +120,7 @@ class LotteryTicket:
             keep=self.keep, sign=self.sign, masked=self.masked, rounds=self.rounds + 1 - k, skip=self.skip, seed=self.seed,
         )  # fmt: skip
 
-    def __call__(self, model: nn.Module, *, example: Any, calibration: Iterable[Batch] = ()) -> nn.Module:
+    def __call__(self, model: nn.Module, *, example: Any, calibration: Iterable[Any] = ()) -> nn.Module:
         """Refused: a ticket is found by training."""
         raise LimbeckError(_NEEDS_TRAINING.format("LotteryTicket"))
 
@@ -163,7 +162,7 @@ class Ticket:
         return self.output_rate
 
     def __call__(
-        self, model: nn.Module, *, example: Any, calibration: Iterable[Batch] = (), beside: Sequence[nn.Module] = ()
+        self, model: nn.Module, *, example: Any, calibration: Iterable[Any] = (), beside: Sequence[nn.Module] = ()
     ) -> nn.Module:
         """The ticket: the first network's weights and buffers under a mask found in the trained one.
 
@@ -202,7 +201,7 @@ class Replant:
         require_choice("keep", self.keep, KEEPS)
 
     def __call__(
-        self, model: nn.Module, *, example: Any, calibration: Iterable[Batch] = (), beside: Sequence[nn.Module] = ()
+        self, model: nn.Module, *, example: Any, calibration: Iterable[Any] = (), beside: Sequence[nn.Module] = ()
     ) -> nn.Module:
         """The control of a ticket.
 
@@ -272,7 +271,7 @@ class Supermask:
             Operation(name="", how=Decide(), student=".learned"),
         )
 
-    def __call__(self, model: nn.Module, *, example: Any, calibration: Iterable[Batch] = ()) -> nn.Module:
+    def __call__(self, model: nn.Module, *, example: Any, calibration: Iterable[Any] = ()) -> nn.Module:
         """Refused: a supermask is learned."""
         raise LimbeckError(_NEEDS_TRAINING.format("Supermask"))
 
@@ -289,7 +288,7 @@ class Scores:
     rescale: bool = True
     skip: tuple[str, ...] = ()
 
-    def __call__(self, model: nn.Module, *, example: Any, calibration: Iterable[Batch] = ()) -> nn.Module:
+    def __call__(self, model: nn.Module, *, example: Any, calibration: Iterable[Any] = ()) -> nn.Module:
         """The network with scores; only they, and normalisation layers, learn."""
         from limbeck.compress.masking.supermasks import with_scores
 
@@ -315,7 +314,7 @@ class Decide:
         require_whole(sample=self.sample)
         require(self.sample >= 0, "sample", self.sample, "zero or more")
 
-    def __call__(self, model: nn.Module, *, example: Any, calibration: Iterable[Batch] = ()) -> nn.Module:
+    def __call__(self, model: nn.Module, *, example: Any, calibration: Iterable[Any] = ()) -> nn.Module:
         """The network with masks instead of scores.
 
         Raises:

@@ -13,7 +13,6 @@ from limbeck.settings import finite, require, require_choice, require_whole
 if TYPE_CHECKING:
     from torch import nn
 
-    from limbeck.phase import Batch
 
 _PLAIN = (
     "large_final",
@@ -156,7 +155,7 @@ class Mask:
         )
 
     def __call__(
-        self, model: nn.Module, *, example: Any, calibration: Iterable[Batch] = (), beside: Sequence[nn.Module] = ()
+        self, model: nn.Module, *, example: Any, calibration: Iterable[Any] = (), beside: Sequence[nn.Module] = ()
     ) -> nn.Module:
         """The model with masks; see `limbeck.compressor.Compressor`.
 

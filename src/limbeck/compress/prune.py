@@ -13,7 +13,6 @@ from limbeck.settings import Presets, finite, require, require_choice, require_w
 if TYPE_CHECKING:
     from torch import nn
 
-    from limbeck.phase import Batch
 
 By = Literal[
     "l1",
@@ -214,14 +213,14 @@ class Prune:
         return tuple(parts)
 
     def __call__(
-        self, model: nn.Module, *, example: Any, calibration: Iterable[Batch] = (), beside: Sequence[nn.Module] = ()
+        self, model: nn.Module, *, example: Any, calibration: Iterable[Any] = (), beside: Sequence[nn.Module] = ()
     ) -> nn.Module:
         """A smaller copy of a model, or, for a step of soft pruning, one of the same size with filters set to zero.
 
         Args:
             model: stays as it is.
             example: a batch as the model takes it, on its device; a mapping becomes keyword arguments.
-            calibration: batches of training rows, for scores that look at data and for BatchNorm's statistics.
+            calibration: batches of training rows in any form that training takes, for scores that look at data and for BatchNorm's statistics.
             beside: the network that parts refer to, if it is not the model itself.
         """
         from limbeck.compress.pruning.work import pruned

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from limbeck.compressor import tell
 from limbeck.course import STUDENT, TEACHER, Lesson, Operation
 from limbeck.errors import HyperParameterError
-from limbeck.phase import Batch, Method
+from limbeck.phase import Method
 from limbeck.settings import require, require_choice, require_whole
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class Quantize:
             Operation(name="", how=Convert(settings=self), student=".trained"),
         )
 
-    def __call__(self, model: nn.Module, *, example: Any, calibration: Iterable[Batch] = ()) -> nn.Module:
+    def __call__(self, model: nn.Module, *, example: Any, calibration: Iterable[Any] = ()) -> nn.Module:
         """The quantized network, a `limbeck.compress.int8.Quantized`.
 
         Raises:
@@ -148,7 +148,7 @@ class Prepare:
 
     settings: Quantize
 
-    def __call__(self, model: nn.Module, *, example: Any, calibration: Iterable[Batch] = ()) -> nn.Module:
+    def __call__(self, model: nn.Module, *, example: Any, calibration: Iterable[Any] = ()) -> nn.Module:
         """The prepared network, a `limbeck.compress.int8.Prepared`, with ranges from the calibration batches."""
         from limbeck.compress.int8.prepare import prepared
 
@@ -175,7 +175,7 @@ class Convert:
 
     settings: Quantize
 
-    def __call__(self, model: nn.Module, *, example: Any, calibration: Iterable[Batch] = ()) -> nn.Module:
+    def __call__(self, model: nn.Module, *, example: Any, calibration: Iterable[Any] = ()) -> nn.Module:
         """The int8 network of one that `Prepare` made and that was trained."""
         from limbeck.compress.int8.prepare import converted
 

@@ -3,38 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import islice
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from limbeck.batches import moved
+from limbeck.batches import batch_size, moved
 from limbeck.phase import Batch
 from limbeck.randomness import own_random_numbers
-from limbeck.taps import call
+from limbeck.taps import call, quiet
 
 ANEW = "the statistics of BatchNorm were estimated anew on the calibration batches"
 
 
-def recalibrated(model: nn.Module, calibration: Iterable[Batch], batches: int = 50) -> bool:
-    """Estimate the statistics of BatchNorm layers anew: plain means over some batches.  False: nothing to do it with.
+def recalibrated(model: nn.Module, calibration: Iterable[Batch], batches: int | None = 50) -> int:
+    """Estimate the statistics of BatchNorm layers anew: plain means over some batches.
 
     Args:
         model: is changed; its modes are not.
-        calibration: batches of training rows.
-        batches: at most so many of them are used.
+        calibration: batches of training rows; those of a single sample are left out, since it has no variance.
+        batches: at most so many of them are used; None: all.
+
+    Returns:
+        How many were used; 0: nothing was done, for want of batches or of such layers.
+
+    >>> import torch
+    >>> norm = nn.BatchNorm1d(1)
+    >>> recalibrated(norm, [Batch(torch.tensor([[1.0], [3.0]])), Batch(torch.tensor([[5.0]]))]), norm.running_mean
+    (1, tensor([2.]))
     """
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and isinstance(m.running_mean, Tensor)]
     if not norms:
-        return False
-    modes = [(module, module.training) for module in model.modules()]
+        return 0
+    device = norms[0].running_mean.device  # type: ignore[union-attr]
     momenta = [norm.momentum for norm in norms]
-    device = next(model.parameters()).device
     seen = 0
-    model.eval()
     try:
-        with own_random_numbers(), torch.no_grad():
-            for batch in calibration:
+        with own_random_numbers(), quiet(model):
+            for batch in islice((one for one in calibration if batch_size(one.inputs) > 1), batches):
                 if seen == 0:
                     for norm in norms:
                         norm.reset_running_stats()
@@ -42,11 +48,7 @@ def recalibrated(model: nn.Module, calibration: Iterable[Batch], batches: int = 
                         norm.train()
                 call(model, moved(batch.inputs, device))
                 seen += 1
-                if seen == batches:
-                    break
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
-        for module, mode in modes:
-            module.training = mode
-    return seen > 0
+    return seen

@@ -1,4 +1,4 @@
-"""What a compressed network must still do, tried out before it is handed over."""
+"""What a network must do before it is compressed, and still do before it is handed over; tried out on copies."""
 
 from __future__ import annotations
 
@@ -6,12 +6,37 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from limbeck.errors import LimbeckError
+from limbeck.batches import batch_size
+from limbeck.errors import LimbeckError, listed
 from limbeck.models.swap import copied
 from limbeck.randomness import own_random_numbers
-from limbeck.taps import title
+from limbeck.taps import original, title
+
+
+def require_runs(model: nn.Module, example: Any) -> None:
+    """Refuse an example that the network does not take, before anything is made of it.
+
+    A copy runs, in eval mode; random numbers are the caller's afterwards.
+
+    Raises:
+        LimbeckError: the batch is empty, or the network fails on it; the message says with what.
+
+    >>> require_runs(nn.Linear(4, 2), torch.zeros(8, 3))
+    Traceback (most recent call last):
+    limbeck.errors.LimbeckError: this Linear does not run on the example, a tensor [8, 3]: RuntimeError: ...
+    """
+    if isinstance(example, (Tensor, Mapping)):
+        batch_size(example)
+    error = _fails(model, example, train=False)
+    if error is not None:
+        raise LimbeckError(
+            f"this {title(model)} does not run on the example, {_told(example)}: {type(error).__name__}: {_line(error)}. Give "
+            "a batch of inputs as the network takes it, on its device: a tensor [batch, ...], or a mapping of such, which become keyword "
+            "arguments"
+            + ("; of a batch with targets the inputs alone, example[0]" if isinstance(example, (tuple, list)) else "")
+        ) from error
 
 
 def require_trainable(new: nn.Module, old: nn.Module, example: Any) -> None:
@@ -27,19 +52,39 @@ def require_trainable(new: nn.Module, old: nn.Module, example: Any) -> None:
     Raises:
         LimbeckError: what runs only while training does not fit any more.
     """
-    error = _fails(new, example)
-    if error is not None and _fails(old, example) is None:
+    error = _fails(new, example, train=True)
+    if error is not None and _fails(old, example, train=True) is None:
         raise LimbeckError(
             f"this {title(old)} cannot be compressed so: in train mode the smaller network fails with {type(error).__name__}: "
-            f"{str(error).splitlines()[0] if str(error) else 'no message'}. A part of its forward that runs only while training (if self.training) counts on the sizes or "
+            f"{_line(error)}. A part of its forward that runs only while training (if self.training) counts on the sizes or "
             "parameters of before; leave those layers out (ignore, keep or layers), or take that part out of the network"
         )
 
 
-def _fails(model: nn.Module, example: Any) -> Exception | None:
-    with own_random_numbers(), torch.no_grad():
+def _line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
+
+
+def _told(example: Any) -> str:
+    """What was given, in words.
+
+    >>> _told((torch.zeros(8, 3), torch.zeros(8, dtype=torch.int64))), _told({"x": torch.zeros(2, 4)}), _told(None)
+    ('a tuple of a tensor [8, 3] and a tensor [8] int64', 'a mapping of x (a tensor [2, 4])', 'None')
+    """
+    if isinstance(example, Tensor):
+        kind = "" if example.dtype == torch.float32 else f" {str(example.dtype).removeprefix('torch.')}"
+        return f"a tensor {list(example.shape)}{kind}"
+    if isinstance(example, Mapping):
+        return f"a mapping of {listed(f'{key} ({_told(value)})' for key, value in example.items())}"
+    if isinstance(example, (tuple, list)) and example:
+        return f"a {type(example).__name__} of {listed((_told(part) for part in example), 2, ' and ')}"
+    return "None" if example is None else f"of type {type(example).__name__}"
+
+
+def _fails(model: nn.Module, example: Any, *, train: bool) -> Exception | None:
+    own = copied(original(model)).train(train)
+    with own_random_numbers(), torch.no_grad(), torch.compiler.set_stance("force_eager"):
         try:
-            own = copied(model).train()
             own(**example) if isinstance(example, Mapping) else own(example)
         except Exception as error:  # whatever the forward of a user's network raises
             return error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,64 @@ _UNDERSTOOD = (
     "limbeck understands a Batch, (inputs, targets), (inputs,), a tensor, or a dict with the targets under "
     f"{', '.join(TARGETS)}"
 )
+
+
+class Batches:
+    """An iterable of batches in whatever form `to_batch` understands, as `Batch`es, anew on every walk.
+
+    Args:
+        batches: a list, a DataLoader, or any object whose ``__iter__`` starts anew.
+        what: what to call them in an error.
+
+    Raises:
+        DataError: they can be walked only once, or not at all, or are a single batch; in a walk: `to_batch` understands
+            one of them not.
+
+    >>> [batch.inputs.shape for batch in Batches([(torch.zeros(2, 3), torch.tensor([0, 1]))])]
+    [torch.Size([2, 3])]
+    """
+
+    seeks = False  # to come to the middle of an epoch, its first half is walked again
+
+    def __init__(self, batches: Iterable[Any], what: str = "the training batches") -> None:
+        kind = type(batches).__name__
+        if isinstance(batches, Iterator):
+            raise DataError(
+                f"{what} are a {kind}, which can be walked only once; give something that can be "
+                "walked every epoch: a list, a DataLoader, or an object whose __iter__ starts anew"
+            )
+        if isinstance(batches, (Tensor, np.ndarray, Batch, Mapping, str)):  # iterable, but not over batches
+            raise DataError(f"{what} are a single {kind}; give several, or a list of one: [...]")
+        if _is_pair(batches):
+            raise DataError(f"{what} are a single pair of inputs and targets; give several, or a list of one: [(x, y)]")
+        if not isinstance(batches, Iterable):
+            raise DataError(f"{what} are a {kind}; an iterable of (inputs, targets) or of dicts is needed")
+        self.batches = batches
+
+    @property
+    def steps(self) -> int | None:
+        """How many there are in an epoch, where the object that gives them says so."""
+        try:
+            return len(self.batches)  # type: ignore[arg-type]
+        except TypeError:
+            return None
+
+    @property
+    def rows(self) -> int | None:
+        """How many rows the batches' ``rows`` count, where the object that gives them says so."""
+        rows = getattr(self.batches, "rows", None)
+        return rows if isinstance(rows, int) else None
+
+    def epoch(self, epoch: int, rank: int = 0, world: int = 1, skip: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch; a sampler that wants to know which one is told."""
+        set_epoch = getattr(getattr(self.batches, "sampler", None), "set_epoch", None)
+        if set_epoch is not None:
+            set_epoch(epoch)
+        yield from self
+
+    def __iter__(self) -> Iterator[Batch]:
+        for item in self.batches:
+            yield to_batch(item)
 
 
 def to_batch(obj: Any) -> Batch:
@@ -55,6 +113,14 @@ def to_batch(obj: Any) -> Batch:
     batch = Batch(_inputs(inputs), _targets(targets), None if rows is None else _tensor(rows))
     _check_lengths(batch)
     return batch
+
+
+def _is_pair(value: Any) -> bool:
+    """Whether this is inputs and targets of one batch; two batches of inputs alone would have as many dimensions."""
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        return False
+    dims = [part.ndim for part in value if isinstance(part, (Tensor, np.ndarray))]
+    return len(dims) == 2 and dims[0] != dims[1]
 
 
 def check_targets(batch: Batch, classes: int) -> None:

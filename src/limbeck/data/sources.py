@@ -15,7 +15,7 @@ from limbeck.data.decode import Decoded, Item, OnError, Progress, decode
 from limbeck.data.images import Images, Splits
 from limbeck.data.spec import CIFAR10, Augment, Data, Digits, ImageFolder, Parquet
 from limbeck.data.splits import hold_out, part_of
-from limbeck.errors import DataError
+from limbeck.errors import DataError, listed
 
 HELD_OUT = 0.2  # of the training file, where a source has no test part
 _SHOWN = 5
@@ -228,9 +228,7 @@ def _divide(raw: Raw, data: Data) -> Splits:
         if len(given) != channels:
             raise DataError(f"{name} has {len(given)} numbers; the images have {channels} channels")
     if raw.problems:
-        shown = "; ".join(raw.problems[:_SHOWN])
-        more = f"; and {len(raw.problems) - _SHOWN} more" if len(raw.problems) > _SHOWN else ""
-        notes.append(f"rows skipped: {len(raw.problems)} ({shown}{more})")
+        notes.append(f"rows skipped: {len(raw.problems)} ({listed(raw.problems, _SHOWN, '; ')})")
     return Splits(
         train=train,
         validation=raw.train.take(held),

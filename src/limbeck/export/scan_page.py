@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from limbeck.errors import RunFolderError
+from limbeck.errors import RunFolderError, listed
 from limbeck.export.scanning import Scanned
 from limbeck.report.compression import layer_losses, mean_fall, sensitivity
 from limbeck.report.draw import Chart
@@ -116,7 +116,7 @@ def _int8_advice(scanned: Scanned, found: dict[str, Any], points: str) -> str:
     lost = f"All layers in int8 lose {_points(_all_int8(scanned))} points"
     if skip := found.get("skip"):
         does = "float wins back" if scanned.how == "others" else "int8 costs"
-        return f"{lost}; {does} more than {points} in {_names(skip)}. Leave out the first, measure, and go on until it is enough."
+        return f"{lost}; {does} more than {points} in {listed(skip, _SHOWN)}. Leave out the first, measure, and go on until it is enough."
     if "mode" in found:
         return f"{lost}, and no single layer is to blame: train with the rounding in place."
     return f"{lost}: no layer need be skipped."
@@ -132,19 +132,14 @@ def _prune_advice(scanned: Scanned, found: dict[str, Any], points: str) -> str:
     told = []
     if ignore:
         told.append(
-            f"{_names(ignore)} lose{'s' if len(ignore) == 1 else ''} more than {points} at {100 * min(tried):g} % already"
+            f"{listed(ignore, _SHOWN)} lose{'s' if len(ignore) == 1 else ''} more than {points} at {100 * min(tried):g} % already"
         )
     if layers:
-        told.append(f"{_names(layers)} bear{'s' if len(layers) == 1 else ''} {100 * TOUGH:g} % or more")
+        told.append(f"{listed(layers, _SHOWN)} bear{'s' if len(layers) == 1 else ''} {100 * TOUGH:g} % or more")
     return (
         f"{'; '.join(told) or 'No layer stands out'}. Each was measured alone and without training; together they lose more, and "
         "training wins most of it back."
     )
-
-
-def _names(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:_SHOWN])
-    return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"
 
 
 def _points(loss: float) -> str:
@@ -202,7 +197,7 @@ def _prune_rows(scanned: Scanned) -> tuple[tuple[Column, ...], list[tuple[Cell, 
         part, along = bears(line, loss), scanned.along.get(layer, ())
         rows.append(
             (
-                Cell(layer, f"with {_names(along)}" if along else "", layer, brief=_more(along)),
+                Cell(layer, f"with {listed(along, _SHOWN)}" if along else "", layer, brief=_more(along)),
                 Cell(str(scanned.channels[layer]), "", scanned.channels[layer]),
                 Cell(f"{100 * part:g} %", "", part, "bad" if part == 0 else "good" if part >= TOUGH else ""),
                 *(

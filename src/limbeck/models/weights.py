@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from limbeck.errors import WeightsError
+from limbeck.errors import WeightsError, listed
 
 _SHOWN = 4
 
@@ -95,9 +95,9 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
             f"{source} does not fit {type(model).__name__}: "
             + "; ".join(
                 [
-                    *_listed("missing", [f"{name} {_shape(tensor)}" for name, tensor in missing]),
-                    *_listed("unexpected", [f"{name} {_shape(tensor)}" for name, tensor in extra]),
-                    *_listed(
+                    *_counted("missing", [f"{name} {_shape(tensor)}" for name, tensor in missing]),
+                    *_counted("unexpected", [f"{name} {_shape(tensor)}" for name, tensor in extra]),
+                    *_counted(
                         "mismatched",
                         [
                             f"{name} {_shape(theirs)} in the file, {_shape(mine)} in the network"
@@ -137,9 +137,8 @@ def _shape(tensor: Tensor) -> str:
     return f"{list(tensor.shape)}{kind}"
 
 
-def _listed(what: str, items: Iterable[str]) -> list[str]:
+def _counted(what: str, items: Iterable[str]) -> list[str]:
     items = list(items)
     if not items:
         return []
-    rest = f", ... {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
-    return [f"{len(items)} {what}: {', '.join(items[:_SHOWN])}{rest}"]
+    return [f"{len(items)} {what}: {listed(items, _SHOWN)}"]

@@ -12,16 +12,16 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.nn.utils import parametrize
 from torch.utils._pytree import tree_leaves
 
-from limbeck.batches import batch_size
 from limbeck.compress.binary.layers import KINDS, BinaryConv, BinaryLinear, Form
 from limbeck.compress.binary.packing import packed_bytes
 from limbeck.compress.finished import require_unfinished
-from limbeck.compress.trial import require_trainable
+from limbeck.compress.statistics import recalibrated
+from limbeck.compress.trial import require_runs, require_trainable
 from limbeck.compressor import silent, tell
-from limbeck.errors import HyperParameterError, LimbeckError, NameUnknown, NonFiniteError, unknown
+from limbeck.data.iterables import Batches
+from limbeck.errors import HyperParameterError, LimbeckError, NameUnknown, NonFiniteError, listed, unknown
 from limbeck.models.swap import copied, refer_anew
 from limbeck.models.weights import packed
-from limbeck.phase import Batch
 from limbeck.randomness import own_random_numbers
 from limbeck.taps import call, original, quiet, title
 
@@ -72,7 +72,7 @@ class _Plan(NamedTuple):
 def binarize(
     model: nn.Module,
     example: Any,
-    calibration: Iterable[Batch],
+    calibration: Iterable[Any],
     *,
     form: Form,
     ends: bool,
@@ -81,9 +81,11 @@ def binarize(
     stochastic: bool,
 ) -> nn.Module:
     """A copy with binary layers; the settings are those of `limbeck.compress.binarize.Binarize`."""
+    calibration = Batches(calibration, "the calibration batches")
     model = original(model)
     require_unfinished(model, "Binarize")
     _require_real(model)
+    require_runs(model, example)
     ran = _watched(model, example)
     plan = _planned(model, ran, ends=ends, keep=keep, fewest=fewest)
     plan = _without(plan, _read_elsewhere(model, plan.chosen, example), model, ends)
@@ -103,7 +105,7 @@ def binarize(
                 stochastic=stochastic,
             )
     new = _replaced(new, made)
-    seen = _statistics(new, calibration)
+    seen = recalibrated(new, calibration, batches=None)  # the network's own signals are others than before
     require_trainable(new, model, example)
     _report(new, model, plan, ran, form, seen)
     return new
@@ -274,10 +276,9 @@ def _tied(model: nn.Module) -> set[int]:
 def _nothing(who: str, left: dict[str, str], ends: bool) -> str:
     if not left:
         return f"{who} has no layer with weights (convolution or linear) that could become binary"
-    told = "; ".join(f"{name or 'the network itself'}: {why}" for name, why in list(left.items())[:8])
-    more = f"; and {len(left) - 8} more" if len(left) > 8 else ""
+    told = listed((f"{name or 'the network itself'}: {why}" for name, why in left.items()), 8, "; ")
     hint = "" if ends else ". With ends=True the first and the last layer become binary, too"
-    return f"no layer of {who} can become binary: {told}{more}{hint}"
+    return f"no layer of {who} can become binary: {told}{hint}"
 
 
 # -- changing --------------------------------------------------------------------------------------
@@ -324,27 +325,6 @@ def _replaced(model: nn.Module, made: dict[int, nn.Module]) -> nn.Module:
     return model
 
 
-def _statistics(model: nn.Module, calibration: Iterable[Batch]) -> int:
-    """Let every BatchNorm see the network's own signals, which are others than before; returns how many batches it saw."""
-    norms = [part for part in model.modules() if isinstance(part, _NORMS) and part.track_running_stats]
-    kept = [(part, part.momentum) for part in norms]
-    seen = 0
-    with quiet(model), torch.random.fork_rng(devices=()):
-        for batch in calibration:
-            if batch_size(batch.inputs) == 1:
-                continue  # of a single sample there is no variance
-            if seen == 0:
-                for part in norms:
-                    part.reset_running_stats()
-                    part.momentum = None  # the plain mean over all batches
-                    part.train()
-            call(model, batch.inputs)
-            seen += 1
-    for part, momentum in kept:
-        part.momentum = momentum
-    return seen
-
-
 # -- telling ---------------------------------------------------------------------------------------
 
 
@@ -358,9 +338,7 @@ def _report(new: nn.Module, old: nn.Module, plan: _Plan, ran: _Run, form: Form, 
     ]
     kept = [f"{name} ({why})" for name, why in plan.left.items()]
     if kept:
-        notes.append(
-            f"real layers: {', '.join(kept[:12])}" + (f", and {len(kept) - 12} more" if len(kept) > 12 else "")
-        )
+        notes.append(f"real layers: {listed(kept, 12)}")
     shared = [name for name in plan.chosen if name in ran.several]
     if shared:
         notes.append(f"{', '.join(shared)} run more than once per forward, with one BatchNorm for all of these runs")

@@ -11,15 +11,15 @@ from torch import nn
 from limbeck.compress.int8.layers import weighted
 from limbeck.compress.int8.needs import require_installed
 from limbeck.compress.int8.static import converted, float_graph
+from limbeck.data.iterables import Batches
 from limbeck.errors import LimbeckError
-from limbeck.phase import Batch
 from limbeck.settings import require_choice
 
 
 def sensitivity(
     model: nn.Module,
     example: Any,
-    calibration: Iterable[Batch],
+    calibration: Iterable[Any],
     measure: Callable[[nn.Module], float],
     *,
     quantized: str = "only",
@@ -48,6 +48,7 @@ def sensitivity(
     require_choice("quantized", quantized, ("only", "others"))
     require_choice("observer", observer, ("histogram", "minmax"))
     require_installed()
+    calibration = Batches(calibration, "the calibration batches")
     graph, least = float_graph(model, example)
     known = list(dict.fromkeys(name for name, _ in weighted(graph)))
     chosen = list(known if layers is None else layers)

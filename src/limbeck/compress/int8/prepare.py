@@ -18,6 +18,8 @@ from limbeck.compress.int8.layers import padding, require_foldable, require_name
 from limbeck.compress.int8.needs import quiet, require_installed
 from limbeck.compress.int8.program import Quantized, count
 from limbeck.compress.int8.static import finished
+from limbeck.compress.trial import require_runs
+from limbeck.data.iterables import Batches
 from limbeck.errors import LimbeckError, ShapeError
 from limbeck.models.swap import copied
 from limbeck.phase import Batch
@@ -105,7 +107,7 @@ def set_graph(graph: fx.GraphModule, learns: bool) -> None:
 def prepared(
     model: nn.Module,
     example: Any,
-    calibration: Iterable[Batch],
+    calibration: Iterable[Any],
     *,
     skip: tuple[str, ...] = (),
     reduce_range: bool = False,
@@ -117,6 +119,7 @@ def prepared(
         HyperParameterError: there are no calibration batches: without ranges the first epoch learns from noise.
         LimbeckError: it cannot be exported, or nothing in it can be quantized.
     """
+    calibration = Batches(calibration, "the calibration batches")
     made = _made(model, {"skip": list(skip), "reduce_range": reduce_range}, example)
     _measure(made, calibration, batches, example)
     return made.train(model.training)
@@ -160,6 +163,7 @@ def _made(model: nn.Module, settings: Mapping[str, Any], example: Any) -> Prepar
     require_names(model, skip)
     require_finite_weights(model)
     _require_plain_weights(model)
+    require_runs(model, example)
     from torchao.quantization.pt2e.quantize_pt2e import prepare_qat_pt2e
 
     from limbeck.compress.int8.observers import quantizer

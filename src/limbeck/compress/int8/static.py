@@ -16,9 +16,10 @@ from limbeck.compress.int8.layers import in_int8, padding, require_foldable, req
 from limbeck.compress.int8.needs import quiet, require_installed
 from limbeck.compress.int8.program import Quantized, count, takes
 from limbeck.compress.plain import plain
+from limbeck.compress.trial import require_runs
+from limbeck.data.iterables import Batches
 from limbeck.errors import LimbeckError
 from limbeck.models.swap import copied
-from limbeck.phase import Batch
 from limbeck.taps import title
 
 
@@ -26,6 +27,7 @@ def float_graph(model: nn.Module, example: Any) -> tuple[fx.GraphModule, int]:
     """The graph of a network in evaluation mode, of a copy, and the smallest batch that it takes."""
     require_unfinished(model, "Quantize")
     require_finite_weights(model)
+    require_runs(model, example)
     own = plain(copied(model)).eval()  # nothing is trained any more
     program, least = exported(own, example)
     return as_graph(program), least
@@ -34,7 +36,7 @@ def float_graph(model: nn.Module, example: Any) -> tuple[fx.GraphModule, int]:
 def quantized(
     model: nn.Module,
     example: Any,
-    calibration: Iterable[Batch],
+    calibration: Iterable[Any],
     *,
     mode: str,
     per_channel: bool,
@@ -44,6 +46,7 @@ def quantized(
     batches: int | None,
 ) -> Quantized:
     """An int8 network made of a trained one; see `limbeck.compress.quantize.Quantize` for the settings."""
+    calibration = Batches(calibration, "the calibration batches")
     require_installed()
     require_names(model, skip)
     graph, least = float_graph(model, example)
@@ -76,7 +79,7 @@ def converted(
     graph: fx.GraphModule,
     least: int,
     example: Any,
-    calibration: Iterable[Batch],
+    calibration: Iterable[Any],
     *,
     mode: str,
     batches: int | None,

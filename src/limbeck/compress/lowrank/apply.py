@@ -18,12 +18,12 @@ from limbeck.compress.lowrank.layers import split
 from limbeck.compress.lowrank.look import Layer, left_alone, output_of, resized, tensors, watched
 from limbeck.compress.lowrank.options import Split, dense_macs, kinds_of
 from limbeck.compress.statistics import ANEW, recalibrated
-from limbeck.compress.trial import require_trainable
+from limbeck.compress.trial import require_runs, require_trainable
 from limbeck.compressor import silent, tell
+from limbeck.data.iterables import Batches
 from limbeck.errors import HyperParameterError, LimbeckError, NameUnknown, NonFiniteError, unknown
 from limbeck.models.macs import count_macs
 from limbeck.models.swap import copied
-from limbeck.phase import Batch
 from limbeck.taps import original, title
 
 if TYPE_CHECKING:
@@ -33,9 +33,11 @@ _NOT_RUN = "it did not run on the example: it is not used, or its weight is read
 NO_SAVING, NOT_FASTER, DONE = "no less arithmetic", "not faster", "factorized"
 
 
-def factorized(model: nn.Module, example: Any, calibration: Iterable[Batch], how: Factorize) -> nn.Module:
+def factorized(model: nn.Module, example: Any, calibration: Iterable[Any], how: Factorize) -> nn.Module:
     """What `limbeck.compress.factorize.Factorize` does."""
+    calibration = Batches(calibration, "the calibration batches")
     require_unfinished(model, "Factorize")
+    require_runs(model, example)
     new = copied(original(model))
     silent(new)
     example = example if how.batch is None else resized(example, how.batch)

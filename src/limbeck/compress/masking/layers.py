@@ -14,7 +14,8 @@ from torch.nn.utils import parametrize
 from limbeck.compress.binary.layers import KINDS
 from limbeck.compress.finished import require_unfinished
 from limbeck.compress.masking.parts import Masked
-from limbeck.errors import LimbeckError, NameUnknown, NonFiniteError, unknown
+from limbeck.compress.trial import require_runs
+from limbeck.errors import LimbeckError, NameUnknown, NonFiniteError, listed, unknown
 from limbeck.models.swap import copied
 
 MASKABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -75,6 +76,7 @@ def find(model: nn.Module, example: Any, *, skip: Iterable[str] = ()) -> Layers:
         NameUnknown: a pattern in ``skip`` fits no layer.
     """
     require_unfinished(model, "a mask")
+    require_runs(model, example)
     every = {path: m for path, m in model.named_modules() if isinstance(m, MASKABLE)}
     skipped = matching(skip, every)
     users: dict[int, list[str]] = {}
@@ -107,8 +109,7 @@ def find(model: nn.Module, example: Any, *, skip: Iterable[str] = ()) -> Layers:
         raise LimbeckError(f"{type(model).__name__} has no convolution and no linear layer to mask{left}")
     signs = [path for path, m in model.named_modules() if isinstance(m, KINDS)]
     if signs:
-        some = ", ".join(signs[:3]) + (f" and {len(signs) - 3} more" if len(signs) > 3 else "")
-        notes.append(f"{some} have no mask: their weights are +1 and -1, and never 0")
+        notes.append(f"{listed(signs)} have no mask: their weights are +1 and -1, and never 0")
     last = [path for path in ran if path in modules]
     return Layers(modules, last[-1], ran, tuple(notes))
 

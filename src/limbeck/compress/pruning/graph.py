@@ -24,6 +24,7 @@ from limbeck.compress.finished import require_unfinished, under_masks
 from limbeck.compress.pruning.groups import Group, Member
 from limbeck.compress.pruning.labels import Key, Ledger, Watch, Watcher, whole_groups
 from limbeck.compress.pruning.surgery import masked, removed
+from limbeck.compress.trial import require_runs
 from limbeck.errors import LimbeckError
 from limbeck.models.swap import copied
 
@@ -69,6 +70,7 @@ def channel_graph(model: nn.Module, example: Any) -> ChannelGraph:
     [('0', 6)]
     """
     require_unfinished(model, "Prune")
+    require_runs(model, example)
     inputs = few(example)
     trial = copied(model)
     ledger = _watched(trial, inputs)

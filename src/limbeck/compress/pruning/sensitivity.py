@@ -11,8 +11,8 @@ from limbeck.compress.pruning.graph import groups
 from limbeck.compress.pruning.judge import judge
 from limbeck.compress.pruning.select import checked, kept_share, order
 from limbeck.compress.pruning.surgery import removed
+from limbeck.data.iterables import Batches
 from limbeck.errors import HyperParameterError
-from limbeck.phase import Batch
 from limbeck.settings import finite, require
 
 Scan = dict[str, list[tuple[float, float]]]
@@ -25,7 +25,7 @@ def scan(
     *,
     example: Any,
     by: str = "l1",
-    calibration: Iterable[Batch] = (),
+    calibration: Iterable[Any] = (),
     seed: int = 0,
 ) -> Scan:
     """Remove a part of one group at a time, without training, and measure (Li et al., ICLR 2017, section 3.2).
@@ -59,6 +59,7 @@ def scan(
         raise HyperParameterError("ratios: there are none; give some, such as (0, 0.25, 0.5, 0.75)")
     for part in parts:
         require(finite(part) and 0 <= part < 1, "ratios", part, "parts to be removed, each in [0, 1)")
+    calibration = Batches(calibration, "the calibration batches")
     found = groups(model, example)
     scores = checked(found, judge(model, by, found, example=example, calibration=calibration, seed=seed))
     whole = measure(removed(model, found, {})) if 0 in parts else None

@@ -30,9 +30,9 @@ from limbeck.compress.pruning.surgery import masked, removed
 from limbeck.compress.statistics import ANEW, recalibrated
 from limbeck.compress.trial import require_trainable
 from limbeck.compressor import silent, tell
-from limbeck.errors import LimbeckError, NameUnknown, NonFiniteError, unknown
+from limbeck.data.iterables import Batches
+from limbeck.errors import LimbeckError, NameUnknown, NonFiniteError, listed, unknown
 from limbeck.models.macs import count_macs
-from limbeck.phase import Batch
 from limbeck.randomness import base_seed
 
 if TYPE_CHECKING:
@@ -42,9 +42,10 @@ _RAISES = 8  # widths that may be tried one step wider when time is the target: 
 
 
 def pruned(
-    told: Prune, model: nn.Module, *, example: Any, calibration: Iterable[Batch], original: nn.Module
+    told: Prune, model: nn.Module, *, example: Any, calibration: Iterable[Any], original: nn.Module
 ) -> nn.Module:
     """A copy of a model with fewer channels; see `limbeck.compress.prune.Prune`."""
+    calibration = Batches(calibration, "the calibration batches")
     _finite(model)
     graph = channel_graph(model, example)
     ours = _chosen(told, model, graph.groups)
@@ -101,7 +102,7 @@ def _refit(
     new: nn.Module,
     groups: Sequence[Group],
     gone: Mapping[str, Sequence[int]],
-    calibration: Iterable[Batch],
+    calibration: Iterable[Any],
 ) -> list[str]:
     if not told.refit or told.by not in REPAIRS or not any(gone.values()):
         return []
@@ -171,10 +172,7 @@ def _left(left: Mapping[str, str]) -> list[str]:
     for path, why in left.items():
         if why != "it is the output of the network":
             reasons.setdefault(why, []).append(path)
-    return [
-        f"left whole: {', '.join(paths[:3])}{f' and {len(paths) - 3} more' if len(paths) > 3 else ''}: {why}"
-        for why, paths in reasons.items()
-    ]
+    return [f"left whole: {listed(paths)}: {why}" for why, paths in reasons.items()]
 
 
 # -- how wide -------------------------------------------------------------------------------------------
