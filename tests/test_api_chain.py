@@ -208,6 +208,8 @@ def test_a_folder_of_another_chain(tmp_path):
 def test_what_is_missing():
     with pytest.raises(DataError, match="give batches, or example="):
         lk.compress(net(), lk.Prune(keep=0.5), **QUIET)
+    with pytest.raises(LimbeckError, match=r"does not run on the example, a tensor \[3, 2, 8, 8\]: RuntimeError"):
+        lk.compress(net(), [lk.Prune(keep=0.5)], [torch.zeros(3, 2, 8, 8)], quiet=True)
     with pytest.raises(DataError, match="2-tune: this step trains, and there are no batches"):
         lk.compress(net(), [lk.Prune(keep=0.5), lk.Tune()], example=rows()[0][0], **QUIET)
     with pytest.raises(LimbeckError, match="calibration"):

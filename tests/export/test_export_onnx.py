@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import limbeck as lk
-from limbeck.errors import HyperParameterError, LimbeckError, ShapeError, TensorTypeError
+from limbeck.errors import DataError, HyperParameterError, LimbeckError, ShapeError, TensorTypeError
 from limbeck.export import to_onnx
 from limbeck.export.making import export
 from limbeck.export.opening import open_export
@@ -275,7 +275,7 @@ def test_int8_that_lost_the_network_is_refused(net, tmp_path):
 def test_int8_needs_data(net, tmp_path):
     with pytest.raises(HyperParameterError, match="onnx-int8 of a float network looks at data: give calibration="):
         export(net, tmp_path / "net", to="onnx-int8", example=torch.zeros(1, 1, 8, 8))
-    with pytest.raises(HyperParameterError, match="calibration is a int; batches are a list or a loader"):
+    with pytest.raises(DataError, match="the calibration batches are a int; an iterable of"):
         export(net, tmp_path / "net", to="onnx-int8", example=torch.zeros(1, 1, 8, 8), calibration=5)
 
 

@@ -24,6 +24,7 @@ from limbeck.compress import results
 from limbeck.compress.finished import require_unfinished
 from limbeck.compress.served import Served, served
 from limbeck.compress.structure import no_longer_of_the_zoo
+from limbeck.compress.trial import require_runs
 from limbeck.compressor import Compressor, findings, is_compressor, silent
 from limbeck.course import STUDENT, TEACHER, Gathering, Operation, is_course, lessons_of
 from limbeck.data.iterables import Batches
@@ -220,7 +221,9 @@ def _setting(
                 "compress needs to see how the network is called: give batches, or example=, a batch of inputs"
             )
         example = looked[0].inputs
-    return _Setting(job, moved(example, team.device), looked, tests, begun, teacher, Console())
+    example = moved(example, team.device)
+    require_runs(begun, example)
+    return _Setting(job, example, looked, tests, begun, teacher, Console())
 
 
 def _calibration(loader: Batches, wanted: Iterable[Any] | int, device: torch.device) -> list[Batch]:

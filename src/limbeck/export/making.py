@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from limbeck import record
-from limbeck.data import to_batch
+from limbeck.data.iterables import Batches
 from limbeck.errors import HyperParameterError, LimbeckError
 from limbeck.export.checking import TOLERANCE, compared, doubt, quantized
 from limbeck.export.deploy import FORMAT, NAME, is_export, read_deploy, sealed, write_deploy
@@ -156,10 +156,7 @@ def _nothing(text: str) -> None:
 
 
 def _batches(what: str, given: Iterable[Any]) -> list[Batch]:
-    try:
-        return [to_batch(one) for one in given]
-    except TypeError as error:
-        raise HyperParameterError(f"{what} is a {type(given).__name__}; batches are a list or a loader") from error
+    return list(Batches(list(given) if isinstance(given, Iterator) else given, f"the {what} batches"))
 
 
 def _told(
