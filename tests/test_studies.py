@@ -107,6 +107,15 @@ def test_the_page_of_a_compression_study_says_what_its_data_says(data, load):
     assert publish.page(json.loads(data.read_text()), data.stem) == data.with_suffix(".md").read_text()
 
 
+def test_the_page_beside_torch_pruning_says_what_its_data_says(tmp_path, load):
+    pytest.importorskip("matplotlib")
+    data = ROOT / "docs" / "results" / "compress-outside-resnet56.json"
+    told = json.loads(data.read_text())
+    assert set(told["seeds"]) == {"0", "1", "2"}
+    load(ROOT / "benchmarks" / "compress" / "outside.py").page(told, tmp_path / data.name)
+    assert (tmp_path / data.with_suffix(".md").name).read_text() == data.with_suffix(".md").read_text()
+
+
 def test_the_page_of_the_tickets_says_what_its_data_says(load):
     pytest.importorskip("matplotlib")
     data = ROOT / "docs" / "results" / "compress-tickets-resnet8.json"

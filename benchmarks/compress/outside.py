@@ -3,6 +3,7 @@
     pip install torch-pruning==1.6.1
     python benchmarks/compress/outside.py resnet56 0 1 2       # network and seeds; writes docs/results/compress-outside-resnet56.json
     python benchmarks/compress/outside.py resnet56 --page      # the page from what is there
+    python benchmarks/compress/outside.py resnet56 OTHER.json  # the same, with seeds that were measured in another checkout
 
 torch-pruning is called as its own examples call it: a pruner over the whole network, the classifier left out, widths rounded to
 multiples of 8, its importance with its defaults; the ratio is searched until the MACs fit.  Ours is `Prune` at as many MACs as that
@@ -216,8 +217,22 @@ def main() -> None:
         settings = {"epochs": budget.epochs, "rows": budget.rows, "rate": budget.rate}
         return settings | {"torch-pruning": version("torch-pruning")}
 
-    told = seed_by_seed(target, network, rest, lambda seed: measured(network, seed, budget), about)
+    for other in (Path(given) for given in rest if given.endswith(".json")):
+        joined(target, json.loads(other.read_text()))
+    seeds = [given for given in rest if not given.endswith(".json")]
+    told = seed_by_seed(target, network, seeds, lambda seed: measured(network, seed, budget), about)
     page(told, target)
+
+
+def joined(target: Path, other: dict[str, Any]) -> None:
+    """Take seeds that were measured elsewhere into the file of results; what is there already is kept."""
+    told = json.loads(target.read_text()) if target.exists() else other
+    apart = [k for k in told if k not in ("seeds", "commits") and told[k] != other[k]]
+    if apart:
+        sys.exit(f"{target} and the other file differ in {', '.join(apart)}; they are not one study")
+    seeds = other["seeds"] | told["seeds"]
+    told |= {"seeds": dict(sorted(seeds.items())), "commits": sorted({*told["commits"], *other["commits"]})}
+    record.write_json(target, told)
 
 
 if __name__ == "__main__":
