@@ -82,9 +82,10 @@ def _told(example: Any) -> str:
 
 
 def _fails(model: nn.Module, example: Any, *, train: bool) -> Exception | None:
-    own = copied(original(model)).train(train)
+    own = copied(original(model))
     with own_random_numbers(), torch.no_grad(), torch.compiler.set_stance("force_eager"):
         try:
+            own.train(train)
             own(**example) if isinstance(example, Mapping) else own(example)
         except Exception as error:  # whatever the forward of a user's network raises
             return error
