@@ -159,6 +159,23 @@ def test_a_network_that_cannot_be_copied_is_explained():
         lk.Prune(keep=0.5)(net, example=images())
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")
+@pytest.mark.parametrize("made", ["torch.export", "torch.jit"])
+@pytest.mark.parametrize(
+    "how", [lk.Prune(macs=0.5), lk.Factorize(energy=0.9), lk.Quantize("int8"), lk.Binarize("bwn"), lk.Mask(density=0.5)]
+)
+def test_a_program_that_an_exporter_made_is_refused(made, how):
+    net, x = (
+        nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 4)).eval(),
+        torch.randn(2, 3, 4, 4),
+    )
+    program = torch.export.export(net, (x,)).module() if made == "torch.export" else torch.jit.trace(net, x)
+    with pytest.raises(
+        LimbeckError, match=f"cannot change a network that {made} made.*Compress the network that it was made from"
+    ):
+        how(program, example=x, calibration=[x])
+
+
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
 def test_a_copy_of_a_scripted_module_can_be_trained():
     net = nn.Sequential(torch.jit.script(nn.Linear(2, 2)))
