@@ -55,7 +55,7 @@ def measure(seed: int) -> dict[str, float]:
     optimizer = lk.Optimizer(kind="adamw", lr=2e-3, weight_decay=0.0)
     training = lk.Training(epochs=6, optimizer=optimizer)
     told = {"evaluate": tests, "training": training, "seed": seed, "latency": False, "quiet": True}
-    prune = lk.Prune(macs=0.5, by="fpgm")
+    prune = lk.Prune(macs=0.5, by="fpgm", scope="layer")
     chain: Any = lk.compress(original, [prune, lk.Tune(method=KD), lk.Quantize("int8")], batches, **told)
     rows = dict(zip(("original", "prune", "tuned", "chain"), chain.ledger.rows, strict=True))
     alone: Any = lk.compress(original, lk.Quantize("int8"), batches, **told)

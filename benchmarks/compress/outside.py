@@ -45,7 +45,11 @@ from limbeck.stats import paired, summarise
 
 LEFT = 0.5  # of the MACs
 SCORES = ("l1", "fpgm", "taylor", "random")
-OURS = {"limbeck": {}, "limbeck, multiple=8": {"multiple": 8}, "limbeck, scope=global": {"scope": "global"}}
+OURS = {
+    "limbeck": {"scope": "layer"},
+    "limbeck, multiple=8": {"scope": "layer", "multiple": 8},
+    "limbeck, scope=global": {"scope": "global"},
+}
 OUTSIDE = "torch-pruning"
 THEIRS = {  # the same scores, as torch-pruning calls them
     "l1": ("GroupMagnitudeImportance", {"p": 1}),

@@ -65,7 +65,7 @@ def scores(budget: Budget, left: float) -> list[Stage]:
     found: list[Stage] = []
     for by in SCORES:
         name = by.replace("_", "-")
-        found.append(lk.Compress(name=name, model="original", how=lk.Prune(macs=left, by=by)))
+        found.append(lk.Compress(name=name, model="original", how=lk.Prune(macs=left, by=by, scope="layer")))
         found += tuned(name, budget)
     return found
 
@@ -109,13 +109,13 @@ def chains(budget: Budget) -> list[Stage]:
     wide = {"multiple": 16, "minimum": 16}  # other widths make int8 slower than it was: see compress-widths
     found: list[Stage] = [
         lk.Compress(name="int8", model="original", how=lk.Quantize("int8")),
-        lk.Compress(name="half", model="original", how=lk.Prune(macs=0.5, by="fpgm", **wide)),
+        lk.Compress(name="half", model="original", how=lk.Prune(macs=0.5, by="fpgm", scope="layer", **wide)),
         *tuned("half", budget),
         lk.Compress(name="half-kd-int8", model="half-kd", how=lk.Quantize("int8")),
         lk.Compress(name="split", model="original", how=lk.Factorize(energy=0.85, kind="spatial", measured=False)),
         *tuned("split", budget),
         lk.Compress(name="split-kd-int8", model="split-kd", how=lk.Quantize("int8")),
-        lk.Compress(name="stepwise", model="original", how=lk.Prune(macs=0.5, by="fpgm", steps=3, **wide), teacher="original",
+        lk.Compress(name="stepwise", model="original", how=lk.Prune(macs=0.5, by="fpgm", scope="layer", steps=3, **wide), teacher="original",
                     method=KD, training=training(budget, epochs=1), rows=budget.rows),
         lk.Compress(name="stepwise-int8", model="stepwise", how=lk.Quantize("int8")),
     ]  # fmt: skip

@@ -47,7 +47,7 @@ def measured() -> dict[str, Any]:
     calibration = [Batch(x, torch.zeros(64, dtype=torch.int64))]
     networks = {"resnet56": original}
     for name, settings in WIDTHS.items():
-        networks[name] = lk.Prune(macs=0.5, by="fpgm", **settings)(original, example=x[:2])
+        networks[name] = lk.Prune(macs=0.5, by="fpgm", scope="layer", **settings)(original, example=x[:2])
     macs = {name: cost(net, x[:1]).macs for name, net in networks.items()}
     forms = {}
     for name, net in track(networks.items(), "compiling int8"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import math
 import subprocess
 import sys
 
@@ -16,6 +17,7 @@ from torch.nn import functional as F
 
 from limbeck.compress.prune import BY, Prune
 from limbeck.compress.pruning.arithmetic import macs_of
+from limbeck.compress.pruning.compare import moved_by
 from limbeck.compress.pruning.graph import groups
 from limbeck.compress.pruning.judge import NAMES
 from limbeck.compress.pruning.surgery import removed
@@ -135,6 +137,68 @@ def test_macs_are_met_from_below(net: nn.Module, scope: str, multiple: object, m
         steps = {16: 2, 32: 4, 64: 8}
         assert all(new % steps[old] == 0 for old, new in zip(widths(net), widths(less), strict=True))
     assert less(X).shape == (4, 10)
+
+
+def uneven(matters: bool) -> nn.Module:
+    """Two layers of about ones; three quarters of the first one's filters are small, and matter, or hardly do."""
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 2))
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for layer in (model[0], model[2]):
+            layer.weight.copy_(1 + 0.1 * torch.rand_like(layer.weight))
+            layer.bias.zero_()
+        model[0].weight[4:] *= 0.01
+        if matters:  # and of the second layer only the largest filter does
+            model[2].weight[:, 4:] *= 10_000.0
+            model[2].weight[15] *= 2
+            model[4].weight[:, :15] = 0.0
+    return model
+
+
+@pytest.mark.parametrize("matters", [True, False])
+@pytest.mark.parametrize("target", [{"macs": 0.5}, {"macs": 0.5, "steps": 3, "soft": True, "step": 1}])
+def test_of_two_ways_the_one_that_changes_answers_less_is_taken(matters: bool, target: dict[str, object]) -> None:
+    model, x = uneven(matters), torch.rand(32, 8, generator=torch.Generator().manual_seed(0))
+    told = {"example": x, "calibration": [x[:16], x[16:]]}
+    before = copy.deepcopy(model.state_dict())
+    found = {way: Prune(**target, scope=way, multiple=1)(model, **told) for way in ("layer", "global", "auto")}
+    far = {way: moved_by(model, net, [Batch(x)]) for way, net in found.items()}
+    best = "layer" if matters else "global"
+    assert far["auto"] == far[best] < far["global" if matters else "layer"]
+    (why,) = (note for note in findings(found["auto"]).notes if note.startswith("scope"))
+    assert why.startswith(f"scope = '{best}', tried on calibration batches: outputs move by so much of their length: ")
+    assert not any(note.startswith("scope") for note in findings(found["layer"]).notes)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(("target", "looked"), [({"macs": 0.5}, 0), ({"keep": 0.5}, 1)])
+def test_where_two_ways_cannot_be_compared_every_layer_loses_the_same_part(
+    target: dict[str, float], looked: int
+) -> None:
+    model, x = uneven(False), torch.rand(32, 8)
+    said = findings(Prune(**target, multiple=1)(model, example=x, calibration=[x] * looked))
+    assert said.details["scope"] == "layer"
+    assert len({new for _, new in said.details["widths"].values()}) == 1
+
+
+def test_how_far_answers_move() -> None:
+    class Both(nn.Module):
+        def __init__(self, factor: float, extra: int = 0) -> None:
+            super().__init__()
+            self.factor, self.extra = factor, extra
+
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            return {"a": x[:, self.extra :] * self.factor, "b": x[:, :1], "ids": x.argmax(1)}
+
+    x = torch.tensor([[3.0, 4.0]])
+    for other, far in (
+        (Both(1.0), 0.0),
+        (Both(0.0), 5 / 34**0.5),
+        (Both(1.0, 1), math.inf),
+        (Both(math.nan), math.inf),
+    ):
+        assert moved_by(Both(1.0), other, [Batch(x)]) == pytest.approx(far)
+    assert moved_by(Both(1.0), Both(0.0), [Batch(x), Batch(2 * x)]) == pytest.approx((125 / 170) ** 0.5)
 
 
 def test_what_costs_arithmetic_goes_earlier() -> None:
@@ -386,9 +450,12 @@ def test_soft_pruning_zeroes_and_lets_come_back(net: nn.Module) -> None:
         ({"macs": -1}, "macs = -1: a part"),
         ({"latency": 0}, "latency = 0"),
         ({"keep": 0.5, "by": "l3"}, "by = 'l3': one of l1, l2"),
-        ({"keep": 0.5, "scope": "all"}, "scope = 'all': one of layer, global"),
+        ({"keep": 0.5, "scope": "all"}, "scope = 'all': one of layer, global, auto"),
         ({"keep": 0.5, "scope": "global", "flops": -1}, "flops = -1: 0 or more"),
-        ({"keep": 0.5, "flops": 0.001}, "flops = 0.001: 0 with scope = 'layer', which ranks no channels"),
+        (
+            {"keep": 0.5, "flops": 0.001},
+            "flops = 0.001: 0 with scope = 'auto'; scope = 'global' ranks channels of different layers",
+        ),
         ({"keep": 0.5, "multiple": 0}, "multiple = 0"),
         ({"keep": 0.5, "minimum": 0}, "minimum = 0"),
         ({"keep": 0.5, "ignore": "fc"}, "ignore = 'fc': a list of layers"),

@@ -59,7 +59,8 @@ class Prune:
             "obd", "oracle".  Default "l1".
         scope: "layer": the same part of every layer; "global": one ranking of all channels, in which scores that depend on
             the layer's scale ("l1", "l2", "fpgm", "mean_activation") are divided by their root mean square in the
-            layer.  Default "layer".
+            layer; "auto" (the default): where ``macs`` or ``latency`` says how much stays and there are calibration batches, both
+            are tried on them, and the one after which the network answers most as before is taken; else "layer".
         flops: in that ranking, what a channel's score loses for every million of floating-point operations (two to a
             multiply-accumulate) that go with it, 0 or more: channels that cost much go earlier.  Molchanov et al. (2017)
             take 1e-3 for VGG-16 at 224 pixels; small inputs need more.  Default 0.
@@ -102,7 +103,7 @@ class Prune:
     macs: float | None = None
     latency: float | None = None
     by: By = "l1"
-    scope: Literal["layer", "global"] = "layer"
+    scope: Literal["layer", "global", "auto"] = "auto"
     flops: float = 0.0
     multiple: int | Literal["auto"] = "auto"
     minimum: int = 1
@@ -139,10 +140,10 @@ class Prune:
             rule = "a part in (0, 1), or milliseconds from 1 on"
             require(finite(self.latency) and self.latency > 0, "latency", self.latency, rule)
         require_choice("by", self.by, BY)
-        require_choice("scope", self.scope, ("layer", "global"))
+        require_choice("scope", self.scope, ("layer", "global", "auto"))
         require_choice("schedule", self.schedule, ("geometric", "linear"))
         require(finite(self.flops) and self.flops >= 0, "flops", self.flops, "0 or more, per million operations")
-        rule = "0 with scope = 'layer', which ranks no channels of different layers; scope = 'global' does"
+        rule = f"0 with scope = {self.scope!r}; scope = 'global' ranks channels of different layers"
         require(not self.flops or self.scope == "global", "flops", self.flops, rule)
         if self.multiple != "auto":
             require_whole(multiple=self.multiple)

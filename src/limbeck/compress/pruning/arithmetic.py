@@ -8,10 +8,11 @@ from typing import Any
 from torch import nn
 
 from limbeck.batches import batch_size
-from limbeck.compress.pruning.graph import few, run
+from limbeck.compress.pruning.graph import few
 from limbeck.compress.pruning.groups import Group
 from limbeck.compress.pruning.labels import whole_groups
 from limbeck.models.macs import as_found, count_macs
+from limbeck.taps import call
 
 
 def macs_of(model: nn.Module, groups: Sequence[Group], example: Any) -> Callable[[Mapping[str, int]], int]:
@@ -77,7 +78,7 @@ def _calls(model: nn.Module, inputs: Any) -> dict[str, tuple[float, int, int, bo
 
     try:
         with as_found(model), torch.no_grad():
-            run(model.eval(), inputs)
+            call(model.eval(), inputs)
     finally:
         for hook in hooks:
             hook.remove()

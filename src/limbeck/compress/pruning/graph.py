@@ -27,6 +27,7 @@ from limbeck.compress.pruning.surgery import masked, removed
 from limbeck.compress.trial import require_runs
 from limbeck.errors import LimbeckError
 from limbeck.models.swap import copied
+from limbeck.taps import call
 
 WEIGHED = (nn.modules.conv._ConvNd, nn.Linear)
 
@@ -106,11 +107,6 @@ def few(example: Any, samples: int = 2) -> Any:
     return example[:samples]
 
 
-def run(model: nn.Module, inputs: Any) -> Any:
-    """Call a model with a batch."""
-    return model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
-
-
 @contextmanager
 def aside(inputs: Any) -> Iterator[None]:
     """No gradients, attention in plain steps, and random numbers that are put back."""
@@ -143,12 +139,13 @@ def _watched(model: nn.Module, inputs: Any) -> Ledger:
 def _watch(model: nn.Module, inputs: Any, ledger: Ledger) -> set[str]:
     watch = Watch(model, ledger)
     with Watcher(watch):
-        output = run(model, inputs)
-    watch.fix(_tensors(output), "it is the output of the network")
+        output = call(model, inputs)
+    watch.fix(tensors(output), "it is the output of the network")
     return watch.ran
 
 
-def _tensors(output: Any) -> list[Tensor]:
+def tensors(output: Any) -> list[Tensor]:
+    """Every tensor in what a model returned, those in the attributes of objects, too."""
     leaves = tree_leaves(output)
     leaves += [
         part for leaf in leaves if not isinstance(leaf, Tensor) for part in getattr(leaf, "__dict__", {}).values()
@@ -252,9 +249,9 @@ def _halved(some: list[Group], fine: Any) -> tuple[list[Group], list[Group]]:
 
 def difference(model: nn.Module, some: Sequence[Group], gone: Mapping[str, Iterable[int]], inputs: Any) -> float:
     """How far the outputs of removal are from those of zeroing, relative to the largest; infinite where it fails."""
-    full = _tensors(run(masked(model, some, gone), inputs))
+    full = tensors(call(masked(model, some, gone), inputs))
     try:
-        less = _tensors(run(removed(model, some, gone), inputs))
+        less = tensors(call(removed(model, some, gone), inputs))
     except Exception:  # whatever a forward raises that counts on its widths
         return float("inf")
     if [t.shape for t in full] != [t.shape for t in less]:
@@ -289,7 +286,7 @@ def _scrambled(model: nn.Module, inputs: Any) -> tuple[nn.Module, Any]:
     cast = _cast(inputs)
     try:
         with aside(inputs):
-            run(double, cast)
+            call(double, cast)
     except RuntimeError:  # a forward that makes single precision itself
         return model.float().eval(), inputs
     return double, cast
