@@ -18,7 +18,7 @@ from limbeck.recipe import Stage
 ROOT = Path(__file__).resolve().parents[2]
 ORIGINALS: Mapping[str, str] = {  # network -> its weights, made by original.yaml and original-vgg16.yaml
     "resnet56": "benchmarks/compress/resnet56.safetensors",
-    "vgg16": "runs/compress-original-vgg16/stages/original/seed-0/last.safetensors",
+    "vgg16": "runs/compress-original-vgg16/stages/longer/seed-0/last.safetensors",
 }
 SCORES = tuple(score for score in get_args(By) if score != "oracle")  # the oracle judges the scores; see claim 26
 KD = lk.KD(temperature=4.0, hard=0.1, soft=0.9)
