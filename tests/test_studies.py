@@ -127,6 +127,19 @@ def test_the_page_of_the_tickets_says_what_its_data_says(load):
     assert all(len(s["runs"]) == 3 for s in about["stages"])
 
 
+def test_the_page_of_scopes_says_what_its_data_says(load):
+    results = ROOT / "docs" / "results"
+    assert load(ROOT / "benchmarks" / "compress" / "scopes.py").page() == (results / "compress-scopes.md").read_text()
+    files = [json.loads(file.read_text()) for file in results.glob("compress-scopes-*.json")]
+    cases = [case for file in files for found in file["seeds"].values() for case in found.values()]
+    better = [
+        (c["layer"]["moved"] < c["global"]["moved"]) == (c["layer"]["accuracy"] > c["global"]["accuracy"])
+        for c in cases
+    ]
+    assert f"in each of {sum(better)} pairs" in (ROOT / "docs" / "compress" / "prune.md").read_text()
+    assert len(better) == sum(better) == 108
+
+
 def test_seeds_can_be_added_to_what_was_published(tmp_path, load):
     pytest.importorskip("matplotlib")
     publish = load(ROOT / "benchmarks" / "compress" / "publish.py")

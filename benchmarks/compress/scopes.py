@@ -103,7 +103,8 @@ def summary(by_network: dict[str, dict[int, Any]]) -> str:
     )
 
 
-def page() -> None:
+def page() -> str:
+    """The page of what was measured so far."""
     files = [file for network in NETWORKS if (file := RESULTS / f"compress-scopes-{network}.json").exists()]
     found = [json.loads(file.read_text()) for file in files]
     by_network = {one["network"]: {int(seed): lines for seed, lines in one["seeds"].items()} for one in found}
@@ -124,8 +125,7 @@ def page() -> None:
         f"Commit {', '.join(commits)}, torch {found[0]['versions']['torch']}. The data behind this page: {', '.join(f'[{f.name}]({f.name})' for f in files)}.",
         "",
     ]
-    (RESULTS / "compress-scopes.md").write_text("\n".join(body))
-    print("\n".join(body))
+    return "\n".join(body)
 
 
 def main() -> None:
@@ -136,7 +136,9 @@ def main() -> None:
     if network != "--page":
         target = RESULTS / f"compress-scopes-{network}.json"
         seed_by_seed(target, network, rest, partial(measured, network), dict)
-    page()
+    text = page()
+    (RESULTS / "compress-scopes.md").write_text(text)
+    print(text)
 
 
 if __name__ == "__main__":

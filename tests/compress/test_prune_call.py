@@ -198,6 +198,7 @@ def test_how_far_answers_move() -> None:
         (Both(math.nan), math.inf),
     ):
         assert moved_by(Both(1.0), other, [Batch(x)]) == pytest.approx(far)
+    assert moved_by(Both(1.0), nn.Identity(), [Batch(x)]) == math.inf  # one tensor where there were two
     assert moved_by(Both(1.0), Both(0.0), [Batch(x), Batch(2 * x)]) == pytest.approx((125 / 170) ** 0.5)
 
 

@@ -31,7 +31,7 @@ def moved_by(before: nn.Module, after: nn.Module, calibration: Iterable[Batch]) 
         calibration: batches of inputs.
 
     Returns:
-        0 for equal outputs; infinite where outputs have other shapes, or are NaN.
+        0 for equal outputs; infinite where outputs are of other number or shape, or NaN.
 
     >>> one, other = nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False)
     >>> other.weight.data = 0.75 * one.weight.data
@@ -42,11 +42,11 @@ def moved_by(before: nn.Module, after: nn.Module, calibration: Iterable[Batch]) 
     apart, length = 0.0, 0.0
     for batch in islice(calibration, _BATCHES):
         inputs = moved(batch.inputs, device)
-        pairs = list(zip(_answers(before, inputs), _answers(after, inputs), strict=False))
-        if not pairs or any(a.shape != b.shape for a, b in pairs):
+        ours, theirs = _answers(before, inputs), _answers(after, inputs)
+        if not ours or [a.shape for a in ours] != [b.shape for b in theirs]:
             return float("inf")
-        apart += sum((a - b).square().sum().item() for a, b in pairs)
-        length += sum(a.square().sum().item() for a, _ in pairs)
+        apart += sum((a - b).square().sum().item() for a, b in zip(ours, theirs, strict=True))
+        length += sum(a.square().sum().item() for a in ours)
     far = (apart / length if length else apart) ** 0.5
     return far if far == far else float("inf")
 
