@@ -25,7 +25,7 @@ from torch import nn
 import limbeck as lk
 from limbeck.compress.cost import cost, latency
 from limbeck.compress.forms import compiled
-from limbeck.compress.pruning.work import recalibrated
+from limbeck.compress.statistics import recalibrated
 from limbeck.models.dominant_kernels import dominant
 from limbeck.stats import summarise
 

@@ -295,6 +295,11 @@ def test_layers_ignore_and_residual(net: nn.Module) -> None:
     assert set(widths(less)) == {3}
 
 
+def test_named_layers_are_cut_where_the_budget_is_met_without_them(net: nn.Module) -> None:
+    less = Prune(macs=10**12, layers={"layer3.0.conv1": 0.25})(net, example=X)
+    assert widths(less) == [16 if i == 6 else w for i, w in enumerate(widths(net))]
+
+
 def test_thinet_fits_the_readers_anew(net: nn.Module) -> None:
     data = batches(2)
     settings = {"keep": 0.5, "by": "thinet", "residual": False, "recalibrate": False}

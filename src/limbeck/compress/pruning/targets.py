@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
-
-from torch import Tensor, nn
+from typing import TYPE_CHECKING
 
 from limbeck.compress.cost import latency
 from limbeck.compress.pruning.arithmetic import macs_of
 from limbeck.compress.pruning.graph import few
 from limbeck.compress.pruning.groups import Group
-from limbeck.compress.pruning.select import COMPARABLE, Row, by_layer, by_ranking, going, ranked, settle, stepped
-from limbeck.compress.pruning.surgery import removed
+from limbeck.compress.pruning.judged import Judged
+from limbeck.compress.pruning.select import (
+    COMPARABLE,
+    Row,
+    Widths,
+    by_layer,
+    by_ranking,
+    ranked,
+    settle,
+    stepped,
+)
 from limbeck.models.macs import count_macs
 
 if TYPE_CHECKING:
     from limbeck.compress.prune import Prune
 
 _RAISES = 8  # widths that may be tried one step wider when time is the target: each try is timed
+_Wanted = Callable[[float], Mapping[str, float]]
+_Count = Callable[[Mapping[str, int]], int]
 
 
 def touches(group: Group, path: str) -> bool:
@@ -26,121 +35,141 @@ def touches(group: Group, path: str) -> bool:
     return any(m.module == path or m.module.startswith(f"{path}.") for m in group.of("out"))
 
 
-def widths_of(
-    told: Prune,
-    model: nn.Module,
-    original: nn.Module,
-    groups: Sequence[Group],
-    rows: Sequence[Row],
-    scores: Mapping[str, Tensor],
-    example: Any,
-    before: int,
-) -> tuple[dict[str, int], list[str]]:
+def widths_of(told: Prune, judged: Judged) -> tuple[Widths, list[str]]:
     """The widths, and sentences about what was reached."""
-    named: dict[str, float] = {}
-    for path, part in told.layers.items():
-        named |= {g.name: part for g in groups if touches(g, path)}
-    settled = {row.name: stepped(row, told.on_the_way(named[row.name]) * row.base) for row in rows if row.name in named}
-    free = [row for row in rows if row.name not in settled]
+    settled = _settled(told, judged)
+    free = [row for row in judged.rows if row.name not in settled]
     if not free:
         return settled, []
-    if told.scope == "layer":
-
-        def wanted(keep: float) -> Mapping[str, float]:
-            return by_layer(free, keep)
-    else:
-        toll = _toll(told.flops, _counter(model, groups, rows, scores, example), rows) if told.flops else None
-        ranking = ranked(free, scores, comparable=told.by in COMPARABLE, toll=toll)
-
-        def wanted(keep: float) -> Mapping[str, float]:
-            return by_ranking(free, ranking, keep)
-
-    finest = all(row.step == 1 for row in free)
+    wanted = _wanted(told, judged, free)
     if told.keep is not None:
-        keep, base = told.on_the_way(told.keep), sum(row.base for row in free)
-        wide = {row.name: stepped(row, wanted(keep)[row.name]) for row in free}
-        share = lambda widths: sum(widths[row.name] for row in free) / base  # noqa: E731
-        least = {row.name: row.least for row in free}
-        if not finest and share(least) <= keep:
-            wide = settle(free, wanted, share, keep, start=keep, what=f"keep = {told.keep}")
-        return {**settled, **wide}, [f"{share(wide):.1%} of the channels stay, {keep:.1%} were asked for"]
-    if told.macs is not None:
-        count = _counter(model, groups, rows, scores, example)
-        target = told.on_the_way(told.macs if told.macs < 1 else told.macs / before) * before
-        if target > before:
-            return {row.name: row.size for row in rows}, [f"the network has {before:,} MACs and may have {target:,.0f}"]
-        wide = settle(
-            free,
-            wanted,
-            lambda widths: count({**settled, **widths}),
-            target,
-            what=f"macs = {told.macs}",
-            raises=0 if finest and told.scope == "global" else None,
-        )
-        return {**settled, **wide}, [f"{target:,.0f} MACs were asked for"]
-    assert told.latency is not None
-    timed = _timer(told, model, original, groups, rows, scores, example)
-    part = told.latency if told.latency < 1 else None
-    if part is None:
-        part = told.latency / timed.alone() if told.step is not None and told.step < told.steps else None
-    target = told.on_the_way(part) if part is not None else told.latency
+        wide, reached = _by_channels(told, told.keep, free, wanted)
+    elif told.macs is not None:
+        wide, reached = _by_arithmetic(told, told.macs, judged, settled, free, wanted)
+    else:
+        assert told.latency is not None
+        wide, reached = _by_time(told, told.latency, judged, settled, free, wanted)
+    return {**settled, **wide}, [reached]
+
+
+def _settled(told: Prune, judged: Judged) -> Widths:
+    """The widths that `layers` names, whatever the target is."""
+    named: dict[str, float] = {}
+    for path, part in told.layers.items():
+        named |= {g.name: part for g in judged.groups if touches(g, path)}
+    return {
+        row.name: stepped(row, told.on_the_way(named[row.name]) * row.base) for row in judged.rows if row.name in named
+    }
+
+
+def _wanted(told: Prune, judged: Judged, free: Sequence[Row]) -> _Wanted:
+    """Unrounded widths for a part of the channels to be kept, as the scope says."""
+    if told.scope == "layer":
+        return lambda keep: by_layer(free, keep)
+    toll = _toll(told.flops, _counter(judged), judged) if told.flops else None
+    ranking = ranked(free, judged.scores, comparable=told.by in COMPARABLE, toll=toll)
+    return lambda keep: by_ranking(free, ranking, keep)
+
+
+# -- a part of the channels -----------------------------------------------------------------------------
+
+
+def _by_channels(told: Prune, asked: float, free: Sequence[Row], wanted: _Wanted) -> tuple[Widths, str]:
+    keep, base = told.on_the_way(asked), sum(row.base for row in free)
+    exact = wanted(keep)
+    wide = {row.name: stepped(row, exact[row.name]) for row in free}
+
+    def share(widths: Mapping[str, int]) -> float:
+        return sum(widths[row.name] for row in free) / base
+
+    if not _finest(free) and share({row.name: row.least for row in free}) <= keep:
+        wide = settle(free, wanted, share, keep, start=keep, what=f"keep = {asked}")
+    return wide, f"{share(wide):.1%} of the channels stay, {keep:.1%} were asked for"
+
+
+def _finest(rows: Sequence[Row]) -> bool:
+    return all(row.step == 1 for row in rows)
+
+
+# -- arithmetic -----------------------------------------------------------------------------------------
+
+
+def _by_arithmetic(
+    told: Prune, asked: float, judged: Judged, settled: Widths, free: Sequence[Row], wanted: _Wanted
+) -> tuple[Widths, str]:
+    before = judged.macs
+    target = told.on_the_way(asked if asked < 1 else asked / before) * before
+    if target > before:
+        whole = {row.name: row.size for row in free}
+        return whole, f"the network has {before:,} MACs and may have {target:,.0f}"
+    count = _counter(judged)
+    wide = settle(
+        free,
+        wanted,
+        lambda widths: count({**settled, **widths}),
+        target,
+        what=f"macs = {asked}",
+        raises=0 if _finest(free) and told.scope == "global" else None,
+    )
+    return wide, f"{target:,.0f} MACs were asked for"
+
+
+def _counter(judged: Judged) -> _Count:
+    """Multiply-accumulates of widths: by arithmetic, or by cutting and counting where modules multiply by themselves."""
+    modules = dict(judged.model.named_modules())
+    if all(m.module in modules or m.side == "norm" for g in judged.groups for m in g.members):
+        return macs_of(judged.model, judged.groups, judged.example)
+    inputs = few(judged.example, 1)
+    return lambda widths: count_macs(judged.cut(widths), inputs)
+
+
+def _toll(flops: float, count: _Count, judged: Judged) -> dict[str, float]:
+    """What a channel of each group loses of its score for the arithmetic that goes with it, from the widths as they are."""
+    whole = judged.whole
+    saved = {name: count(whole) - count({**whole, name: size - 1}) for name, size in whole.items() if size > 1}
+    return {name: flops * 2 * macs / 1e6 for name, macs in saved.items()}
+
+
+# -- time -----------------------------------------------------------------------------------------------
+
+
+def _by_time(
+    told: Prune, asked: float, judged: Judged, settled: Widths, free: Sequence[Row], wanted: _Wanted
+) -> tuple[Widths, str]:
+    timed = _Timer(judged, told.batch)
+    part = asked if asked < 1 else None
+    if part is None and told.step is not None and told.step < told.steps:
+        part = asked / timed.alone()  # on the way there are only parts of the whole network
     relative = part is not None
+    target = told.on_the_way(part) if part is not None else asked
     wide = settle(
         free,
         wanted,
         lambda widths: timed({**settled, **widths}, relative),
         target,
-        what=f"latency = {told.latency}",
+        what=f"latency = {asked}",
         raises=_RAISES,
         rounds=6,
     )
     got = timed({**settled, **wide}, relative)
     unit = " of the time" if relative else " ms"
-    return {**settled, **wide}, [f"measured latency: {got:.3g}{unit}, {target:.3g}{unit} were asked for"]
+    return wide, f"measured latency: {got:.3g}{unit}, {target:.3g}{unit} were asked for"
 
 
-def _toll(flops: float, count: Callable[[Mapping[str, int]], int], rows: Sequence[Row]) -> dict[str, float]:
-    """What a channel of each group loses of its score for the arithmetic that goes with it, from the widths as they are."""
-    whole = {row.name: row.size for row in rows}
-    saved = {row.name: count(whole) - count({**whole, row.name: row.size - 1}) for row in rows if row.size > 1}
-    return {name: flops * 2 * macs / 1e6 for name, macs in saved.items()}
-
-
-def _counter(
-    model: nn.Module, groups: Sequence[Group], rows: Sequence[Row], scores: Mapping[str, Tensor], example: Any
-) -> Callable[[Mapping[str, int]], int]:
-    """Multiply-accumulates of widths: by arithmetic, or by cutting and counting where modules multiply by themselves."""
-    modules = dict(model.named_modules())
-    if all(m.module in modules or m.side == "norm" for g in groups for m in g.members):
-        return macs_of(model, groups, example)
-    inputs = few(example, 1)
-    return lambda widths: count_macs(removed(model, groups, going(rows, scores, widths)), inputs)
-
-
-class _timer:
+class _Timer:
     """Measured latency of widths; each is measured once."""
 
-    def __init__(
-        self,
-        told: Prune,
-        model: nn.Module,
-        original: nn.Module,
-        groups: Sequence[Group],
-        rows: Sequence[Row],
-        scores: Mapping[str, Tensor],
-        example: Any,
-    ) -> None:
-        self.model, self.original, self.groups, self.rows, self.scores = model, original, groups, rows, scores
-        self.inputs = few(example, told.batch)
+    def __init__(self, judged: Judged, batch: int) -> None:
+        self.judged, self.inputs = judged, few(judged.example, batch)
         self.known: dict[tuple[int, ...], tuple[float, float]] = {}
 
     def __call__(self, widths: Mapping[str, int], relative: bool) -> float:
-        key = tuple(widths[row.name] for row in self.rows)
+        key = tuple(widths[row.name] for row in self.judged.rows)
         if key not in self.known:
-            small = removed(self.model, self.groups, going(self.rows, self.scores, widths))
-            times = latency({"whole": self.original, "small": small}, self.inputs, repeats=20, warmup=3)
+            networks = {"whole": self.judged.original, "small": self.judged.cut(widths)}
+            times = latency(networks, self.inputs, repeats=20, warmup=3)
             self.known[key] = (times["small"].median_ms, times["small"].median_ms / times["whole"].median_ms)
         return self.known[key][int(relative)]
 
     def alone(self) -> float:
-        return latency({"whole": self.original}, self.inputs, repeats=20, warmup=3)["whole"].median_ms
+        return latency({"whole": self.judged.original}, self.inputs, repeats=20, warmup=3)["whole"].median_ms

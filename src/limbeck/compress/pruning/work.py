@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from limbeck.compress.pruning.compare import moved_by
 from limbeck.compress.pruning.graph import channel_graph, few
 from limbeck.compress.pruning.groups import Group
 from limbeck.compress.pruning.judge import cannot_judge, judge
+from limbeck.compress.pruning.judged import Judged
 from limbeck.compress.pruning.labels import whole_groups
-from limbeck.compress.pruning.reconstruct import REPAIRS, repair
-from limbeck.compress.pruning.select import Row, checked, going, row_of
-from limbeck.compress.pruning.surgery import masked, removed
-from limbeck.compress.pruning.targets import touches, widths_of
-from limbeck.compress.statistics import ANEW, recalibrated
+from limbeck.compress.pruning.select import checked, row_of
+from limbeck.compress.pruning.surgery import masked
+from limbeck.compress.pruning.targets import touches
+from limbeck.compress.pruning.ways import Way, made, way
 from limbeck.compress.trial import require_trainable
 from limbeck.compressor import silent, tell
 from limbeck.data.iterables import Batches
@@ -33,157 +31,62 @@ def pruned(
     told: Prune, model: nn.Module, *, example: Any, calibration: Iterable[Any], original: nn.Module
 ) -> nn.Module:
     """A copy of a model with fewer channels; see `limbeck.compress.prune.Prune`."""
-    calibration = Batches(calibration, "the calibration batches")
-    _finite(model)
-    graph = channel_graph(model, example)
-    ours = _chosen(told, model, graph.groups)
-    ours, unjudged = _judged(told.by, model, ours)
-    bases = {g.name: g.size for g in channel_graph(original, example).groups} if original is not model else {}
-    rows = [
-        row_of(g, base=max(g.size, bases.get(g.name, g.size)), multiple=told.multiple, minimum=told.minimum)
-        for g in ours
-    ]
-    scores = checked(
-        ours, judge(model, told.by, ours, example=example, calibration=calibration, seed=base_seed(told.seed))
-    )
-    before = count_macs(original, few(example, 1))
-    cuts = _cuts(told, model, original, ours, rows, scores, example, before, calibration)
-    cut = cuts[0] if len(cuts) == 1 else _nearest(told, model, ours, cuts, calibration)
+    judged, left = _judged(told, model, original, example, Batches(calibration, "the calibration batches"))
+    chosen = way(told, judged)
     if told.soft and told.step is not None and told.step < told.steps:
-        new = masked(model, ours, cut.gone, sides=("out",))
-        silent(new)
-        tell(
-            new,
-            f"{sum(map(len, cut.gone.values()))} of {sum(g.size for g in ours)} filters are zero and may come back",
-            *cut.why,
-            zeroed={name: len(channels) for name, channels in cut.gone.items()},
-        )
-        return new
-    made = cut.made or _made(told, model, ours, cut.gone, calibration)
-    new = made.network
+        return _zeroed(judged, chosen)
+    new, fitted = chosen.made or made(told, judged, chosen.widths)
     silent(new)
     require_trainable(new, model, few(example))
-    after = count_macs(new, few(example, 1))
+    before, after = judged.macs, count_macs(new, few(example, 1))
     counts = [sum(p.numel() for p in net.parameters()) for net in (original, new)]
-    notes = [
-        f"{before:,} MACs became {after:,} ({after / before:.1%}), {counts[0]:,} parameters became {counts[1]:,}",
-        *cut.reached,
-        *cut.why,
-        *made.notes,
-        *_left({**graph.left, **unjudged}),
-    ]
     tell(
         new,
-        *notes,
+        f"{before:,} MACs became {after:,} ({after / before:.1%}), {counts[0]:,} parameters became {counts[1]:,}",
+        *chosen.reached,
+        *chosen.why,
+        *fitted,
+        *_left(left),
         by=told.by,
-        scope=cut.scope,
-        widths={row.name: [row.base, cut.widths[row.name]] for row in rows},
+        scope=chosen.scope,
+        widths={row.name: [row.base, chosen.widths[row.name]] for row in judged.rows},
         macs=[before, after],
         parameters=counts,
-        left={**graph.left, **unjudged},
+        left=left,
     )
     return new
 
 
-# -- which way ------------------------------------------------------------------------------------------
+def _zeroed(judged: Judged, chosen: Way) -> nn.Module:
+    """A step of soft pruning: what is to go is zero, and training may bring it back."""
+    gone = judged.gone(chosen.widths)
+    new = masked(judged.model, judged.groups, gone, sides=("out",))
+    silent(new)
+    count, size = sum(map(len, gone.values())), sum(g.size for g in judged.groups)
+    tell(
+        new,
+        f"{count} of {size} filters are zero and may come back",
+        *chosen.why,
+        zeroed={name: len(channels) for name, channels in gone.items()},
+    )
+    return new
 
 
-class _Made(NamedTuple):
-    """A smaller network, and sentences about its repair."""
-
-    network: nn.Module
-    notes: list[str]
-
-
-class _Cut(NamedTuple):
-    """One way to reach the target.
-
-    Attributes:
-        scope: "layer" or "global".
-        widths: that are left, by group.
-        gone: the channels that go, by group.
-        reached: sentences about the target.
-        why: sentences about why it is this one.
-        made: the network, where it has been made already.
-    """
-
-    scope: Literal["layer", "global"]
-    widths: dict[str, int]
-    gone: dict[str, list[int]]
-    reached: list[str]
-    why: list[str]
-    made: _Made | None
-
-
-def _cuts(
-    told: Prune,
-    model: nn.Module,
-    original: nn.Module,
-    groups: Sequence[Group],
-    rows: Sequence[Row],
-    scores: Mapping[str, Tensor],
-    example: Any,
-    before: int,
-    calibration: Iterable[Any],
-) -> list[_Cut]:
-    """The ways among which the settings leave a choice; those that differ.
-
-    A part of the channels costs more or less by where they go, so that answers alone would not tell which way is better.
-    """
-    scopes: tuple[Literal["layer", "global"], ...] = ("layer", "global") if told.scope == "auto" else (told.scope,)
-    if told.scope == "auto" and (told.keep is not None or next(iter(calibration), None) is None):
-        scopes = ("layer",)
-    found: list[_Cut] = []
-    for scope in scopes:
-        widths, reached = widths_of(replace(told, scope=scope), model, original, groups, rows, scores, example, before)
-        if all(widths != other.widths for other in found):
-            found.append(_Cut(scope, widths, going(rows, scores, widths), reached, [], None))
-    return found
-
-
-def _nearest(
-    told: Prune, model: nn.Module, groups: Sequence[Group], cuts: Sequence[_Cut], calibration: Iterable[Any]
-) -> _Cut:
-    """The way whose network answers most like the model; of equal ones the first."""
-    made = [_made(told, model, groups, cut.gone, calibration) for cut in cuts]
-    far = [moved_by(model, one.network, calibration) for one in made]
-    best = far.index(min(far))
-    names = {"layer": "the same part of every layer", "global": "one ranking of all channels"}
-    measured = ", ".join(f"{far[i]:.3g} by {names[cut.scope]}" for i, cut in enumerate(cuts))
-    why = f"scope = {cuts[best].scope!r}, tried on calibration batches: outputs move by so much of their length: {measured}"
-    return cuts[best]._replace(made=made[best], why=[why])
-
-
-def _made(
-    told: Prune,
-    model: nn.Module,
-    groups: Sequence[Group],
-    gone: Mapping[str, Sequence[int]],
-    calibration: Iterable[Any],
-) -> _Made:
-    new = removed(model, groups, gone)
-    fitted = _refit(told, model, new, groups, gone, calibration)
-    anew = told.recalibrate and recalibrated(new, calibration)
-    return _Made(new, [*fitted, *([ANEW] if anew else [])])
-
-
-def _refit(
-    told: Prune,
-    model: nn.Module,
-    new: nn.Module,
-    groups: Sequence[Group],
-    gone: Mapping[str, Sequence[int]],
-    calibration: Iterable[Any],
-) -> list[str]:
-    if not told.refit or told.by not in REPAIRS or not any(gone.values()):
-        return []
-    kept = {g.name: [c for c in range(g.size) if c not in set(gone[g.name])] for g in groups}
-    errors = repair(model, new, groups, kept, told.by, calibration=calibration, seed=base_seed(told.seed)).values()
-    count = max(1, len(errors))
-    before, after = sum(e.before for e in errors) / count, sum(e.after for e in errors) / count
-    return [
-        f"{len(errors)} layers were fitted anew: mean relative error of their answers {before:.3g}, then {after:.3g}"
+def _judged(
+    told: Prune, model: nn.Module, original: nn.Module, example: Any, calibration: Batches
+) -> tuple[Judged, dict[str, str]]:
+    """The network with scores for what may go of it, and layer -> why it is left whole."""
+    _finite(model)
+    graph = channel_graph(model, example)
+    groups, unjudged = _fit_for(told.by, model, _chosen(told, model, graph.groups))
+    bases = {g.name: g.size for g in channel_graph(original, example).groups} if original is not model else {}
+    rows = [
+        row_of(g, base=max(g.size, bases.get(g.name, g.size)), multiple=told.multiple, minimum=told.minimum)
+        for g in groups
     ]
+    scores = judge(model, told.by, groups, example=example, calibration=calibration, seed=base_seed(told.seed))
+    judged = Judged(model, original, groups, rows, checked(groups, scores), example, calibration)
+    return judged, {**graph.left, **unjudged}
 
 
 def _finite(model: nn.Module) -> None:
@@ -217,7 +120,7 @@ def _chosen(told: Prune, model: nn.Module, groups: Sequence[Group]) -> list[Grou
     return ours
 
 
-def _judged(by: str, model: nn.Module, groups: Sequence[Group]) -> tuple[list[Group], dict[str, str]]:
+def _fit_for(by: str, model: nn.Module, groups: Sequence[Group]) -> tuple[list[Group], dict[str, str]]:
     """The groups that the score can say something about, and why it cannot about the others.
 
     Raises:
