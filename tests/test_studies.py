@@ -97,7 +97,9 @@ def test_the_effects_page_says_what_its_data_says(data, load):
     )
 
 
-STUDIED = sorted((ROOT / "docs" / "results").glob("compress-resnet56-*.json"))
+STUDIED = sorted(
+    file for name in ("resnet56", "vgg16") for file in (ROOT / "docs" / "results").glob(f"compress-{name}-*.json")
+)
 
 
 @pytest.mark.parametrize("data", STUDIED, ids=lambda path: path.stem)

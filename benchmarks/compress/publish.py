@@ -123,15 +123,24 @@ def amount(cost: dict[str, Any], key: str) -> float:
 
 
 def published(recipe: dict[str, Any]) -> list[str]:
-    """What the papers report of such a piece, and how much shorter the training here is."""
+    """What the papers report of such a piece."""
     lines = next((told for piece, told in PUBLISHED.items() if f"-{piece}-" in f"{recipe['name']}-"), ())
-    if not lines:
-        return []
-    tuned = [s for s in recipe["stages"] if s["name"].endswith("-kd") and s["kind"] == "distill"]
-    short = {(s["training"]["epochs"], int(s.get("rows") or 45_000)) for s in tuned}
-    said = " or ".join(f"{epochs} epochs on {rows:,} images" for epochs, rows in sorted(short))
-    head = f"After full schedules on all 50,000 images; here a network is trained for {said} after it was changed."
-    return ["## What the papers report", "", head, "", *(f"- {line}" for line in lines), ""]
+    head = "After full schedules on all 50,000 images; the training here is said above."
+    return ["## What the papers report", "", head, "", *(f"- {line}" for line in lines), ""] if lines else []
+
+
+def trained(recipe: dict[str, Any]) -> str:
+    """How long networks are trained after they were changed: most of them, and by name those that have another length."""
+    short: dict[str, list[str]] = {}
+    for stage in recipe["stages"]:
+        if training := stage.get("training"):
+            epochs, rows = training["epochs"], int(stage.get("rows") or 45_000)
+            said = f"{epochs} epoch{'s' * (epochs > 1)} on {rows:,} training images"
+            short.setdefault(said, []).append(stage["name"])
+    if not short:
+        return ""
+    most, *others = sorted(short, key=lambda said: -len(short[said]))
+    return "".join((f"Trained afterwards: {most}", *(f"; {said}: {', '.join(short[said])}" for said in others), ". "))
 
 
 def alike(stages: list[dict[str, Any]]) -> bool:
@@ -232,7 +241,7 @@ def page(about: dict[str, Any], name: str) -> str:
         f"# {about['name']}",
         "",
         f"{about['data']['source']}: {rows['train']:,} training, {rows['validation']:,} validation, {rows['test']:,} test images. "
-        f"Seeds {', '.join(map(str, seeds))} of everything after the original, which is one network. The weights of the last epoch "
+        f"{trained(about['recipe'])}Seeds {', '.join(map(str, seeds))} of everything after the original, which is one network. The weights of the last epoch "
         "are measured, once, on the test part. ± is the standard deviation over seeds, brackets are 95 % t intervals. Sizes and times "
         "are of the first seed; times are medians of one thread, all networks of a run in turn.",
         "",
