@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-from common import Claim, big_mlp, column, digits, network, percent, scores, taught
+from common import Claim, Judgement, Seeds, big_mlp, column, digits, network, percent, scores, taught
 from torch import Tensor
 
 import limbeck as lk
@@ -71,7 +71,7 @@ def measure(seed: int) -> dict[str, float]:
     return found
 
 
-def judge(figures):
+def judge(figures: Seeds) -> Judgement:
     hot = [t for t in TEMPERATURES if t >= 20]
     limit = all(
         f[f"{who}_gap_{hot[-1]}"] < 1e-3 and all(f[f"{who}_gap_{a}"] > f[f"{who}_gap_{b}"] for a, b in pairwise(hot))

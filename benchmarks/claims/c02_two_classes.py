@@ -8,6 +8,8 @@ import torch
 from common import (
     Claim,
     Images,
+    Judgement,
+    Seeds,
     accuracy,
     balanced,
     big_mlp,
@@ -19,6 +21,7 @@ from common import (
     percent,
     points,
     taught,
+    unanimous,
 )
 from torch import Tensor
 
@@ -70,12 +73,11 @@ def measure(seed: int) -> dict[str, float]:
     return found
 
 
-def judge(figures):
+def judge(figures: Seeds) -> Judgement:
     more = difference(figures, "gain_10", "gain_2")
     share = difference(figures, "closed_10", "closed_2")
     helps = difference(figures, "kd_2", "labels_2")
-    outcomes = {outcome(more), outcome(share)}
-    verdict = outcomes.pop() if len(outcomes) == 1 else "inconclusive"
+    verdict = unanimous(outcome(more), outcome(share))
     gains = ", ".join(
         f"{n} classes {points(difference(figures, f'kd_{n}', f'labels_{n}'))} (from {percent(column(figures, f'labels_{n}'))}; "
         f"{percent(column(figures, f'closed_{n}'))} of the errors gone)"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from common import (
     Claim,
+    Judgement,
+    Seeds,
     accuracy,
     big_mlp,
     column,
@@ -14,10 +16,11 @@ from common import (
     outcome,
     percent,
     points,
+    rank_correlation,
     scores,
     taught,
+    unanimous,
 )
-from scipy.stats import spearmanr
 from torch import Tensor
 
 import limbeck as lk
@@ -32,10 +35,6 @@ def off_diagonal(m: Tensor) -> Tensor:
 
 def mean_rows(p: Tensor, y: Tensor) -> Tensor:
     return torch.stack([p[y == k].mean(0) for k in range(10)])
-
-
-def rank_correlation(a: Tensor, b: Tensor) -> float:
-    return float(spearmanr(a.flatten().numpy(), b.flatten().numpy()).statistic)
 
 
 def bias_for(student: torch.nn.Module, x: Tensor, y: Tensor) -> float:
@@ -85,17 +84,16 @@ def measure(seed: int) -> dict[str, float]:
         found[f"{name}_three"] = accuracy(student, data.test_x[three], data.test_y[three])
         shift = bias_for(student, data.train_x, data.train_y)
         with torch.no_grad():
-            student.get_submodule("fc").bias[OMITTED] += shift
+            student.get_parameter("fc.bias")[OMITTED] += shift
         found[f"{name}_three_bias"] = accuracy(student, data.test_x[three], data.test_y[three])
         found[f"{name}_bias"] = accuracy(student, data.test_x, data.test_y)
     return found
 
 
-def judge(figures):
+def judge(figures: Seeds) -> Judgement:
     related, known = difference(figures, "correlation", "chance"), difference(figures, "t4_three", "scrambled_three")
     corrected = difference(figures, "t4_three_bias", "scrambled_three_bias")
-    outcomes = {outcome(related), outcome(known), outcome(corrected)}
-    verdict = outcomes.pop() if len(outcomes) == 1 else "inconclusive"
+    verdict = unanimous(outcome(related), outcome(known), outcome(corrected))
     c = summarise(column(figures, "correlation").values())
     threes = ", ".join(
         f"{title} {percent(column(figures, f'{name}_three'))} and {percent(column(figures, f'{name}_three_bias'))}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from common import Batches, Claim, accuracy, column, digits, network, scores
+from common import Batches, Claim, Judgement, Seeds, accuracy, column, digits, network, scores
 from torch import nn
 
 import limbeck as lk
@@ -26,7 +26,7 @@ def measure(seed: int) -> dict[str, float]:
     return found
 
 
-def judge(figures):
+def judge(figures: Seeds) -> Judgement:
     bits = {t: summarise(column(figures, f"bits_{t}").values()) for t in TEMPERATURES}
     limit = math.log2(10)
     rising = all(f["bits_1"] < f["bits_4"] < f["bits_20"] <= limit for f in figures.values())

@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-from common import Claim, accuracy, balanced, brief, column, difference, digits, network, outcome, points, taught
+from common import (
+    Claim,
+    Judgement,
+    Seeds,
+    accuracy,
+    balanced,
+    brief,
+    column,
+    difference,
+    digits,
+    network,
+    outcome,
+    points,
+    taught,
+)
 from torch import nn
 
 import limbeck as lk
@@ -38,7 +52,7 @@ def measure(seed: int) -> dict[str, float]:
     return {name: accuracy(model, data.test_x, data.test_y) for name, model in models.items()}
 
 
-def judge(figures):
+def judge(figures: Seeds) -> Judgement:
     # Three ways to succeed: each interval is wider, so that one of them succeeds by chance no more often than one of 95 %.
     careful = [
         paired(column(figures, way), column(figures, taught_by), confidence=1 - 0.05 / 3)

@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-from common import Claim, accuracy, brief, column, difference, digits, network, outcome, percent, points, taught
+from common import (
+    Claim,
+    Judgement,
+    Seeds,
+    accuracy,
+    brief,
+    column,
+    difference,
+    digits,
+    network,
+    outcome,
+    percent,
+    points,
+    taught,
+)
 
 import limbeck as lk
 
@@ -19,8 +33,11 @@ def measure(seed: int) -> dict[str, float]:
             taught(network("digits_mlp", seed, hidden=STUDENT), x, y, seed, steps=STEPS), data.test_x, data.test_y
         )
     }
+    teachers = {}
     for width in WIDTHS:
-        teacher = taught(network("digits_mlp", 1000 + seed, hidden=[width, width]), x, y, seed, steps=STEPS, lr=2e-3)
+        teacher = teachers[width] = taught(
+            network("digits_mlp", 1000 + seed, hidden=[width, width]), x, y, seed, steps=STEPS, lr=2e-3
+        )
         found[f"teacher_{width}"] = accuracy(teacher, data.test_x, data.test_y)
         student = taught(
             network("digits_mlp", seed, hidden=STUDENT),
@@ -35,13 +52,13 @@ def measure(seed: int) -> dict[str, float]:
     course = lk.TeacherAssistant(assistants=("between",), temperature=4, soft=0.9, hard=0.1)
     between = network("digits_mlp", 1000 + seed, hidden=[MIDDLE, MIDDLE])
     student = network("digits_mlp", seed, hidden=STUDENT)
-    taught(student, x, y, seed, teacher=teacher, method=course, steps=STEPS, models={"between": between})
+    taught(student, x, y, seed, teacher=teachers[LARGEST], method=course, steps=STEPS, models={"between": between})
     found["assisted"] = accuracy(student, data.test_x, data.test_y)
     found["assistant"] = accuracy(between, data.test_x, data.test_y)
     return found
 
 
-def judge(figures):
+def judge(figures: Seeds) -> Judgement:
     hump = difference(figures, f"from_{MIDDLE}", f"from_{LARGEST}")
     helped = difference(figures, "assisted", f"from_{LARGEST}")
     outcomes = [outcome(hump), outcome(helped)]

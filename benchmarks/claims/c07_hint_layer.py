@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from common import Claim, accuracy, column, difference, digits, outcome, points
-from features import FEW, all_of, clearly_above, few, taught, teacher, test_accuracy, told
+from common import Claim, Judgement, Seeds, accuracy, altogether, column, difference, digits, outcome, points
+from features import FEW, clearly_above, few, taught, teacher, test_accuracy, told
 
 import limbeck as lk
 from limbeck.stats import summarise
@@ -31,10 +31,10 @@ def measure(seed: int) -> dict[str, float]:
     return found
 
 
-def judge(figures):
+def judge(figures: Seeds) -> Judgement:
     names = {f"cnn_{k}": f"layer{k}" for k in CNN_PAIRS} | {"cnn_none": "no hint"}
     more = {f"deep_{k}": f"layer{k}" for k in DEEP_PAIRS} | {"deep_none": "no hint"}
-    middle = all_of(
+    middle = altogether(
         clearly_above(figures, "cnn_2", ["cnn_1", "cnn_3", "cnn_none"]),
         clearly_above(figures, "deep_4", ["deep_2", "deep_8", "deep_none"]),
     )
@@ -46,7 +46,7 @@ def judge(figures):
             difference(figures, f"gap_{a}", f"gap_{b}") for a, b in (("cnn_3", "cnn_1"), ("deep_8", "deep_2"))
         ],
     }
-    regular, deeper = (all_of(*(outcome(d, higher_is_better=False) for d in ds)) for ds in gaps.values())
+    regular, deeper = (altogether(*(outcome(d, higher_is_better=False) for d in ds)) for ds in gaps.values())
     told_gaps = "; ".join(f"{title}: {points(c)} (convolutional), {points(d)} (MLP)" for title, (c, d) in gaps.items())
     best = ", ".join(
         max(group, key=lambda k: summarise(column(figures, k).values()).mean).replace("_", " ")
@@ -59,7 +59,7 @@ def judge(figures):
         f"{best}. Middle better than both ends and than no hint: {middle}. Gap of training over test accuracy, {told_gaps}; {full}. Hints narrow the "
         f"gap: {regular}; deeper ones more: {deeper}."
     )
-    return all_of(middle, regular, deeper), sentence
+    return altogether(middle, regular, deeper), sentence
 
 
 CLAIM = Claim(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from common import Claim, column, digits, outcome, percent, points
-from features import FEW, all_of, few, taught, teacher, test_accuracy
+from common import Claim, Judgement, Seeds, altogether, column, digits, outcome, percent, points
+from features import FEW, few, taught, teacher, test_accuracy
 
 import limbeck as lk
 from limbeck.stats import paired
@@ -42,7 +42,7 @@ def measure(seed: int) -> dict[str, float]:
     return found
 
 
-def judge(figures):
+def judge(figures: Seeds) -> Judgement:
     parts, held = [], []
     for crossing, kinds in CROSSINGS.items():
         a, b = kinds
@@ -57,7 +57,7 @@ def judge(figures):
         )
         taught_by = ", ".join(f"{k} {percent(column(figures, f'teacher_{k}'))}" for k in kinds)
         parts.append(f"{a} and {b}: {each}; same kind over other kind {points(d)} (teachers: {taught_by}): {held[-1]}")
-    return all_of(*held), ". ".join(parts) + "."
+    return altogether(*held), ". ".join(parts) + "."
 
 
 CLAIM = Claim(

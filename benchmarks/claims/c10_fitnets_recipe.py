@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from common import Batches, Claim, difference, digits, network, outcome
+from common import Batches, Claim, Judgement, Seeds, difference, digits, network, outcome
 from features import FEW, adam, against, few, teacher, test_accuracy, told
 from torch import nn
 
@@ -61,7 +61,7 @@ def measure(seed: int) -> dict[str, float]:
     return found
 
 
-def judge(figures):
+def judge(figures: Seeds) -> Judgement:
     parts, lost, won = [], 0, 0
     for net, (title, *_) in NETS.items():
         rest = {f"{net}_{k}": v for k, v in NAMES.items() if k != "recipe"}

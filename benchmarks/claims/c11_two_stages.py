@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from common import Claim, digits
+from common import Claim, Judgement, Seeds, digits
 from features import DEEP, against, clearly_above, deep, teacher, test_accuracy, told
 
 import limbeck as lk
@@ -27,7 +27,7 @@ def measure(seed: int) -> dict[str, float]:
     return {name: test_accuracy(deep(big, data, seed, method), data) for name, (_, method) in ARMS.items()}
 
 
-def judge(figures):
+def judge(figures: Seeds) -> Judgement:
     rest = {k: v for k, v in NAMES.items() if k != "two"}
     return clearly_above(figures, "two", ["joint", "soft"]), (
         f"Test accuracy: {told(figures, NAMES)}. Two stages compared {against(figures, 'two', rest)}."

@@ -10,8 +10,21 @@ import math
 from functools import cache
 
 import torch
-from common import Batches, Claim, Images, Outcome, accuracy, cifar10, column, difference, digits, network, outcome
-from scipy.stats import spearmanr
+from common import (
+    Batches,
+    Claim,
+    Images,
+    Judgement,
+    Seeds,
+    accuracy,
+    cifar10,
+    column,
+    difference,
+    digits,
+    network,
+    outcome,
+    rank_correlation,
+)
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
@@ -75,12 +88,12 @@ def measure(seed: int) -> dict[str, float]:
         found |= {f"{family}_worst": min(accuracies), f"{family}_best": max(accuracies)}
         for i, layer in enumerate(LAYERS):
             values = [e[i] for _, e in networks]
-            found[f"{family}_{layer}"] = float(spearmanr(accuracies, values).statistic)
+            found[f"{family}_{layer}"] = rank_correlation(accuracies, values)
             found[f"{family}_{layer}_first"], found[f"{family}_{layer}_last"] = values[0], values[-1]
     return found
 
 
-def judge(figures) -> tuple[Outcome, str]:
+def judge(figures: Seeds) -> Judgement:
     titles = {"digits": "digits", "cifar": "CIFAR-10 at 16x16"}
     parts = [outcome(difference(figures, f"{f}_layer3", "none"), higher_is_better=False) for f in titles]
     told = []

@@ -6,7 +6,7 @@ teacher, the plain penalty on the student's own gradients, tells how much of the
 
 from __future__ import annotations
 
-from common import Claim, Outcome, accuracy, column, difference, digits, outcome, percent, points
+from common import Claim, Judgement, Seeds, accuracy, column, difference, digits, outcome, percent, points
 from labels200 import CHOSEN, SETUP, student, taught, teacher
 from torch import Tensor, nn
 
@@ -51,7 +51,7 @@ def measure(seed: int) -> dict[str, float]:
     return found
 
 
-def judge(figures) -> tuple[Outcome, str]:
+def judge(figures: Seeds) -> Judgement:
     gain = {name: difference(figures, name, "labels") for name in ("activation", "gradient", "penalty")}
     parts = [outcome(gain[name]) for name in ("activation", "gradient")]
     told = "; ".join(f"{title} {percent(column(figures, name))}" for name, title in TITLES.items())

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import torch
-from common import Claim, column, difference, digits, outcome
-from features import all_of, few, taught, teacher
-from scipy.stats import spearmanr
+from common import Claim, Judgement, Seeds, altogether, column, difference, digits, outcome, rank_correlation
+from features import few, taught, teacher
 from torch import Tensor
 
 import limbeck as lk
@@ -42,7 +41,8 @@ def measure(seed: int) -> dict[str, float]:
     small = taught(big, few(data, 100), seed, None, epochs=80)
     x = data.test_x[:ROWS]
     with torch.no_grad(), lk.capture(small.eval(), "layer3") as ours, lk.capture(big.eval(), "layer3") as theirs:
-        small(x), big(x)
+        small(x)
+        big(x)
     s, t = ours["layer3"].detach(), theirs["layer3"].detach()
     q, p = unit(s), unit(t)
     grams = [torch.einsum("ncx,ncy->nxy", a, a) / a.shape[1] for a in (q, p)]
@@ -63,13 +63,13 @@ def measure(seed: int) -> dict[str, float]:
         ),
         "map_cosine": float(cosine(p.mean(1), maps).mean()),
         "map_cosine_other": float(cosine(p.mean(1), maps.roll(1, 0)).mean()),
-        "rank_linear": float(spearmanr(linear, attention).statistic),
-        "rank_poly": float(spearmanr(poly, attention).statistic),
+        "rank_linear": rank_correlation(linear, attention),
+        "rank_poly": rank_correlation(poly, attention),
         **{f"gradient_{k}": float(cosine(gradient(loss, s, t), along).mean()) for k, loss in ways.items()},
     }
 
 
-def judge(figures):
+def judge(figures: Seeds) -> Judgement:
     worst = max(max(f["off_linear"], f["off_poly"], f["off_library"]) for f in figures.values())
     ranks, slopes = (difference(figures, f"{k}_linear", f"{k}_poly") for k in ("rank", "gradient"))
 
@@ -82,13 +82,13 @@ def judge(figures):
         "The identities held: the linear kernel's MMD is the squared distance of the mean unit channels, and the polynomial one's that of "
         f"the Gram matrices over the positions, to {worst:.1e} (float64, all rows, all seeds). The mean unit channel has cosine "
         f"{mean('map_cosine')} with the attention map sum|A| of its sample, and {mean('map_cosine_other')} with that of another one. That the "
-        f"linear kernel's loss is nearer to attention transfer's than the polynomial one's is: {all_of(outcome(ranks), outcome(slopes))}. Rank "
+        f"linear kernel's loss is nearer to attention transfer's than the polynomial one's is: {altogether(outcome(ranks), outcome(slopes))}. Rank "
         f"correlation over the rows with the attention distance: linear {mean('rank_linear')}, polynomial {mean('rank_poly')}, difference "
         f"{ranks.mean:+.3f} [{ranks.low:+.3f}, {ranks.high:+.3f}]; cosine of the gradients with attention's: linear {mean('gradient_linear')}, "
         f"polynomial {mean('gradient_poly')}, difference {slopes.mean:+.3f} [{slopes.low:+.3f}, {slopes.high:+.3f}] (n = {n})."
     )
     exact = "held" if worst < 1e-10 else "did not hold"
-    return all_of(exact, outcome(ranks), outcome(slopes)), sentence
+    return altogether(exact, outcome(ranks), outcome(slopes)), sentence
 
 
 CLAIM = Claim(

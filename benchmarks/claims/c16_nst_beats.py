@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
-from common import Claim, digits
-from features import FEW, against, all_of, clearly_above, few, taught, teacher, test_accuracy, told
+from common import Claim, Judgement, Seeds, altogether, digits
+from features import FEW, against, clearly_above, few, taught, teacher, test_accuracy, told
 
 import limbeck as lk
 from limbeck.losses import hint_l2, nst_mmd
@@ -36,7 +36,7 @@ def measure(seed: int) -> dict[str, float]:
     }
 
 
-def judge(figures):
+def judge(figures: Seeds) -> Judgement:
     rivals = [name for name in ARMS if name not in ("nst", "labels")]
     blind = all(f["mixed_nst"] < 1e-10 < f["mixed_direct"] for f in figures.values())
     away = sum(f["mixed_direct"] for f in figures.values()) / len(figures)
@@ -46,7 +46,7 @@ def judge(figures):
         f"for the direct distance {away:.2f} times as far as the map of another sample."
     )
     beats = clearly_above(figures, "nst", rivals)
-    return all_of(
+    return altogether(
         "held" if blind else "did not hold", beats
     ), sentence + f" The second, NST better than all three: {beats}."
 

@@ -10,7 +10,8 @@ from common import (
     Batches,
     Claim,
     Images,
-    Outcome,
+    Judgement,
+    Seeds,
     accuracy,
     cifar10,
     column,
@@ -83,7 +84,7 @@ def measure(seed: int) -> dict[str, float]:
     return found
 
 
-def judge(figures) -> tuple[Outcome, str]:
+def judge(figures: Seeds) -> Judgement:
     gain = difference(figures, "map_nst", "map_labels")
     maps = "; ".join(f"{title} {percent(column(figures, f'map_{name}'))}" for name, title in ARMS.items())
     each = ", ".join(f"{kind} {points(difference(figures, f'{kind}_nst', f'{kind}_labels'))}" for kind in CLASSES)

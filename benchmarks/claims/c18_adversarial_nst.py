@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from common import Claim, Outcome, accuracy, column, difference, digits, outcome, percent, points
+from common import Claim, Judgement, Seeds, accuracy, column, difference, digits, outcome, percent, points
 from labels200 import CHOSEN, SETUP, taught, teacher
 
 import limbeck as lk
@@ -35,7 +35,7 @@ def game(folder: Path) -> float:
     return sum(steps) / len(steps) / pairs
 
 
-def judge(figures) -> tuple[Outcome, str]:
+def judge(figures: Seeds) -> Judgement:
     gain = difference(figures, "gan", "labels")
     game = sum(column(figures, "game").values()) / len(figures)
     return outcome(gain), (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from common import Claim, difference, digits, outcome
+from common import Claim, Judgement, Seeds, difference, digits, outcome
 from features import FEW, against, few, taught, teacher, test_accuracy, told
 
 import limbeck as lk
@@ -26,7 +26,7 @@ def measure(seed: int) -> dict[str, float]:
     return {**found, "halving": float((nst_mmd(x, y, resize="pool") - nst_mmd(x, y, resize="interpolate")).abs().max())}
 
 
-def judge(figures):
+def judge(figures: Seeds) -> Judgement:
     apart = max(f["halving"] for f in figures.values())
     sentence = (
         f"Test accuracy: {told(figures, NAMES)}. Interpolation compared "

@@ -6,9 +6,8 @@ import tempfile
 from pathlib import Path
 
 import torch
-from common import Claim, Figures, column, difference, digits, outcome
-from features import FEW, adam, against, all_of, few, taught, teacher, test_accuracy, told
-from scipy.stats import spearmanr
+from common import Claim, Judgement, Seeds, altogether, column, difference, digits, outcome, rank_correlation
+from features import FEW, adam, against, few, taught, teacher, test_accuracy, told
 from torch import Tensor, nn
 
 import limbeck as lk
@@ -70,14 +69,14 @@ def measure(seed: int) -> dict[str, float]:
     return found
 
 
-def ranks(figures: dict[int, Figures]) -> tuple[float, int]:
+def ranks(figures: Seeds) -> tuple[float, int]:
     """Rank correlation of what a paraphraser loses with the gain over labels, over all seeds and rates."""
     lost = [f[f"lost_{k}"] for f in figures.values() for k in RATES]
     gain = [f[f"ft_{k}"] - f["labels"] for f in figures.values() for k in RATES]
-    return float(spearmanr(lost, gain).statistic), len(lost)
+    return rank_correlation(lost, gain), len(lost)
 
 
-def judge(figures):
+def judge(figures: Seeds) -> Judgement:
     lost = "; ".join(f"k = {k}: {summarise(column(figures, f'lost_{k}').values()).mean:.3f}" for k in RATES)
     rho, n = ranks(figures)
     sentence = (
@@ -86,7 +85,7 @@ def judge(figures):
         f"Part of the variance of test maps that the paraphraser loses: {lost}; rank correlation of that with the gain over labels "
         f"{rho:+.2f} over all {n} paraphrasers (three of each seed)."
     )
-    return all_of(*(outcome(difference(figures, "ft_0.5", other)) for other in ("raw", "fitnets"))), sentence
+    return altogether(*(outcome(difference(figures, "ft_0.5", other)) for other in ("raw", "fitnets"))), sentence
 
 
 CLAIM = Claim(

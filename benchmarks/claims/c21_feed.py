@@ -5,11 +5,25 @@ from __future__ import annotations
 import copy
 
 import torch
-from common import Batches, Claim, Figures, accuracy, column, difference, digits, network, percent, points
+from common import (
+    Batches,
+    Claim,
+    Figures,
+    Judgement,
+    Seeds,
+    accuracy,
+    column,
+    difference,
+    digits,
+    ends,
+    network,
+    percent,
+    points,
+)
 from torch import nn
 
 import limbeck as lk
-from limbeck.course import Gathering
+from limbeck.course import Gathering, Lesson
 from limbeck.phase import Cast, Moment, Term
 
 NAME, ROWS, EPOCHS, SIZE, TEACHERS, WEIGHT, MARGIN = "digits_cnn_thin", 300, 30, 25, 3, 20.0, 0.01
@@ -25,7 +39,9 @@ def is_born_again(teacher: nn.Module, start: nn.Module, batches, how) -> bool:
     off = lk.FactorTransfer(weight=0.0, hard=0.0, soft=1.0, temperature=1.0, paraphrase_epochs=1)
     fed, born = copy.deepcopy(start), copy.deepcopy(start)
     lk.distill(teacher, fed, batches(), method=lk.FEEDSequence(rounds=1, transfer=off), **how)
-    lk.distill(teacher, born, batches(), method=lk.BornAgain(generations=1).lessons()[0].method, **how)
+    generation = lk.BornAgain(generations=1).lessons()[0]
+    assert isinstance(generation, Lesson)
+    lk.distill(teacher, born, batches(), method=generation.method, **how)
     chains = [
         [[name.removeprefix(".round").removeprefix(".") for name in lesson.teachers] for lesson in lessons]
         for lessons in (
@@ -102,7 +118,7 @@ def measure(seed: int) -> Figures:
     return found
 
 
-def judge(figures):
+def judge(figures: Seeds) -> Judgement:
     exact = all(
         f["sequence_is_born_again"] == 1
         and f["one_teacher_is_factor_transfer"] == 1
@@ -111,8 +127,9 @@ def judge(figures):
     )
     pairs = {"parallel": "ensemble", "sequence": "born_again"}
     gaps = {a: difference(figures, a, b) for a, b in pairs.items()}
-    alike = all(d.low > -MARGIN and d.high < MARGIN for d in gaps.values())
-    apart = any(not d.low <= 0 <= d.high for d in gaps.values())
+    reach = [ends(d) for d in gaps.values()]
+    alike = all(low > -MARGIN and high < MARGIN for low, high in reach)
+    apart = any(not low <= 0 <= high for low, high in reach)
     mean = {
         name: percent(column(figures, name))
         for name in ("teacher", "labels", "one", "parallel", "ensemble", "sequence", "born_again")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from common import Claim, digits
-from features import FEW, against, all_of, clearly_above, few, taught, teacher, test_accuracy, told
+from common import Claim, Judgement, Seeds, altogether, digits
+from features import FEW, against, clearly_above, few, taught, teacher, test_accuracy, told
 
 import limbeck as lk
 
@@ -35,7 +35,7 @@ def measure(seed: int) -> dict[str, float]:
     return found | short
 
 
-def judge(figures):
+def judge(figures: Seeds) -> Judgement:
     parts, held = [], []
     for start, title in (("", "100 epochs"), ("short_", "30 epochs")):
         rest = {f"{start}{k}": NAMES[k] for k in ("euclid", "labels")}
@@ -44,7 +44,7 @@ def judge(figures):
             f"{against(figures, f'{start}softmax', rest)}; sigmoid hints compared {against(figures, f'{start}sigmoid', rest)}"
         )
         held.append(clearly_above(figures, f"{start}softmax", [f"{start}euclid"]))
-    return all_of(*held), "Test accuracy, " + ". ".join(parts) + "."
+    return altogether(*held), "Test accuracy, " + ". ".join(parts) + "."
 
 
 CLAIM = Claim(

@@ -7,11 +7,14 @@ import copy
 import torch
 from common import (
     Claim,
+    Judgement,
+    Seeds,
     altogether,
     brief,
     column,
     difference,
     digits,
+    ends,
     learnt,
     looked_at,
     no_worse,
@@ -60,7 +63,7 @@ def measure(seed: int) -> dict[str, float]:
         found |= {f"{name}_parameters": size.parameters / base.parameters, f"{name}_macs": size.macs / base.macs}
         found[f"{name}_after"] = right(net, data)
         again = copy.deepcopy(net)
-        recalibrated(again, looked_at(data), data.test_x[:32])
+        recalibrated(again, looked_at(data))
         found[f"{name}_again"] = right(again, data)
     for batch, repeats in BATCHES.items():
         times = latency(networks, data.test_x[:batch], repeats=repeats)
@@ -77,7 +80,7 @@ def measure(seed: int) -> dict[str, float]:
     return found
 
 
-def judge(figures):
+def judge(figures: Seeds) -> Judgement:
     told = []
     for k in RANKS:
         name = f"rank{k}"
@@ -116,8 +119,9 @@ def _ms(figures, name: str) -> str:
 
 
 def _ratio(figures, name: str) -> str:
-    d, s = difference(figures, name, "one"), summarise(column(figures, name).values())
-    return f"x {s.mean:.2f} [{1 + d.low:.2f}, {1 + d.high:.2f}]"
+    low, high = ends(difference(figures, name, "one"))
+    s = summarise(column(figures, name).values())
+    return f"x {s.mean:.2f} [{1 + low:.2f}, {1 + high:.2f}]"
 
 
 def _speed(figures, name: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 
 import torch
-from common import Claim, Outcome, altogether, column, difference, network
+from common import Claim, Judgement, Outcome, Seeds, altogether, column, difference, ends, network
 from torch import nn
 
 import limbeck as lk
@@ -30,7 +30,7 @@ def measure(seed: int) -> dict[str, float]:
     with torch.no_grad():
         for _ in range(3):
             whole.train()(x)  # statistics of BatchNorm that are not those of no data
-    masked = lk.compress.Mask(sparsity=0.9)(whole.eval(), example=x)
+    masked = lk.Mask(sparsity=0.9)(whole.eval(), example=x)
     nets = {"whole": whole, "masked": masked, "zeros": settle(masked), "narrow": lk.Prune(keep=0.5)(whole, example=x)}
     weights = [m.weight for m in nets["zeros"].modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
     nets = {"whole": whole.eval(), "twin": copy.deepcopy(whole), **{name: nets[name].eval() for name in NETWORKS}}
@@ -50,24 +50,25 @@ def measure(seed: int) -> dict[str, float]:
 
 def faster(figures, name: str) -> Outcome:
     """By more than the margin, by the whole interval; or by no more than it."""
-    d = difference(figures, name, "one")
-    return "held" if d.low > MARGIN else "did not hold" if d.high < MARGIN else "inconclusive"
+    low, high = ends(difference(figures, name, "one"))
+    return "held" if low > MARGIN else "did not hold" if high < MARGIN else "inconclusive"
 
 
-def judge(figures):
+def judge(figures: Seeds) -> Judgement:
     told, parts = [], []
     opposite = {"held": "did not hold", "did not hold": "held", "inconclusive": "inconclusive"}
     for form in FORMS:
         ms, ratios = summarise(column(figures, f"whole_{form}_ms").values()), []
         twin = difference(figures, f"twin_{form}", "one")
         for name, title in NETWORKS.items():
-            d = difference(figures, f"{name}_{form}", "one")
+            low, high = ends(difference(figures, f"{name}_{form}", "one"))
             s = summarise(column(figures, f"{name}_{form}").values())
-            ratios.append(f"{title} {s.mean:.2f} ± {s.std:.2f} [{1 + d.low:.2f}, {1 + d.high:.2f}]")
+            ratios.append(f"{title} {s.mean:.2f} ± {s.std or 0:.2f} [{1 + low:.2f}, {1 + high:.2f}]")
             found = faster(figures, f"{name}_{form}")
             parts.append(found if name == "narrow" else opposite[found])
+        low, high = ends(twin)
         told.append(
-            f"{form} (whole network {ms.mean:.1f} ± {ms.std:.1f} ms): {', '.join(ratios)}; a copy of the whole network {1 + twin.mean:.2f} [{1 + twin.low:.2f}, {1 + twin.high:.2f}]"
+            f"{form} (whole network {ms.mean:.1f} ± {ms.std or 0:.1f} ms): {', '.join(ratios)}; a copy of the whole network {1 + twin.mean:.2f} [{1 + low:.2f}, {1 + high:.2f}]"
         )
     zeros, macs = (summarise(column(figures, name).values()).mean for name in ("zeros", "narrow_macs"))
     sentence = (

@@ -5,6 +5,8 @@ from __future__ import annotations
 from common import (
     Batches,
     Claim,
+    Judgement,
+    Seeds,
     altogether,
     brief,
     column,
@@ -87,7 +89,7 @@ def _kind(figures, kind: str) -> str:
     )
 
 
-def judge(figures):
+def judge(figures: Seeds) -> Judgement:
     lead = difference(figures, "alike_lead_after", "none")
     larger = difference(figures, "alike_lead_after", "spread_lead_after")
     less = difference(figures, "alike_told_after", "spread_told_after")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from common import (
     Batch,
     Claim,
+    Judgement,
+    Seeds,
     altogether,
     brief,
     column,
@@ -14,9 +16,9 @@ from common import (
     looked_at,
     network,
     outcome,
+    rank_correlation,
     right,
 )
-from scipy.stats import spearmanr
 
 import limbeck as lk
 from limbeck.compress.pruning.graph import groups
@@ -42,7 +44,7 @@ def measure(seed: int) -> dict[str, float]:
             truth = scored(net, "oracle", layers, example=x, calibration=unseen)
             for by in SCORES:
                 scores = scored(net, by, layers, example=x, calibration=looked_at(data), seed=seed)
-                own = [float(spearmanr(scores[g.name], truth[g.name]).statistic) for g in layers]
+                own = [rank_correlation(scores[g.name], truth[g.name]) for g in layers]
                 found |= {f"{by}_{how}_{name}_{i}": rho for i, rho in enumerate(own, 1)}
                 rhos.setdefault(f"{by}_{how}", []).append(sum(own) / len(own))
     return found | {key: sum(values) / len(values) for key, values in rhos.items()}
@@ -53,7 +55,7 @@ def _told(figures, key: str) -> str:
     return f"{s.mean:+.2f} ± {s.std:.2f} [{d.low:+.2f}, {d.high:+.2f}]"
 
 
-def judge(figures):
+def judge(figures: Seeds) -> Judgement:
     told = [f"{TITLES[how]}: " + ", ".join(f"{by} {_told(figures, f'{by}_{how}')}" for by in SCORES) for how in METHODS]
     parts = {f"{by} {TITLES[how]}": outcome(difference(figures, f"{by}_{how}", "none")) for by, how in JUDGED}
     layers = []

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from common import (
     Claim,
+    Judgement,
+    Seeds,
     altogether,
     brief,
     column,
@@ -14,11 +16,11 @@ from common import (
     learnt_as_tickets,
     outcome,
     points,
+    rank_correlation,
     right,
     start_of_tickets,
     tickets,
 )
-from scipy.stats import spearmanr
 from torch import nn
 
 from limbeck.stats import summarise
@@ -41,7 +43,7 @@ def from_the_start(start: nn.Module, dense: nn.Module) -> dict[str, float]:
     for a, b in zip(linears(start), linears(dense), strict=True):
         first, last = a.weight.abs().flatten(), b.weight.abs().flatten()
         count = len(first) // 5
-        rhos.append(float(spearmanr(first.numpy(), last.numpy()).statistic))
+        rhos.append(rank_correlation(first.numpy(), last.numpy()))
         shares.append(len(set(first.topk(count).indices.tolist()) & set(last.topk(count).indices.tolist())) / count)
     return {"size_correlation": sum(rhos) / len(rhos), "fifth_in_common": sum(shares) / len(shares)}
 
@@ -58,7 +60,7 @@ def measure(seed: int) -> dict[str, float]:
     return found
 
 
-def judge(figures):
+def judge(figures: Seeds) -> Judgement:
     told = []
     for k in ROUNDS:
         part = column(figures, f"density_{k}")
@@ -74,8 +76,8 @@ def judge(figures):
     sentence = (
         f"Accuracy in percent (n = {len(figures)}), dense {brief(column(figures, 'dense'))}; {'; '.join(told)}. At the lower density: "
         f"{'; '.join(listed)}; {BEST[1]} - {BEST[0]} {points(between)}. Clearly beaten by another: {', '.join(beaten) or 'none of the two'}. "
-        f"Sizes before and after the dense training have a rank correlation of {rho.mean:.2f} ± {rho.std:.2f} in a layer, and "
-        f"{100 * share.mean:.0f} ± {100 * share.std:.0f} % of the largest fifth after it were in the largest fifth before (20 % by chance)."
+        f"Sizes before and after the dense training have a rank correlation of {rho.mean:.2f} ± {rho.std or 0:.2f} in a layer, and "
+        f"{100 * share.mean:.0f} ± {100 * (share.std or 0):.0f} % of the largest fifth after it were in the largest fifth before (20 % by chance)."
     )
     return ("did not hold" if beaten else ahead), sentence
 

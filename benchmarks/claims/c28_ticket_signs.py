@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from common import (
     Claim,
+    Judgement,
+    Seeds,
     altogether,
     column,
     density,
@@ -53,7 +55,7 @@ def measure(seed: int) -> dict[str, float]:
     return found
 
 
-def judge(figures):
+def judge(figures: Seeds) -> Judgement:
     told = []
     for k in ROUNDS:
         part = column(figures, f"density_{k}")

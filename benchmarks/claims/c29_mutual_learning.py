@@ -6,6 +6,8 @@ from common import (
     Batches,
     Claim,
     Figures,
+    Judgement,
+    Seeds,
     accuracy,
     column,
     difference,
@@ -54,7 +56,7 @@ def measure(seed: int) -> Figures:
     return found | {"copying": (right(a) + right(b)) / 2, "copying_agreement": agreement(a, b)}
 
 
-def judge(figures):
+def judge(figures: Seeds) -> Judgement:
     same = difference(figures, "mutual", "alone")
     big = difference(figures, "mixed_big", "alone_big")
     small = difference(figures, "mixed_small", "alone_small")

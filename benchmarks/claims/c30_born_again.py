@@ -3,8 +3,23 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
-from common import Batches, Claim, Figures, accuracy, column, difference, digits, network, outcome, percent, points
+from common import (
+    Batches,
+    Claim,
+    Figures,
+    Judgement,
+    Seeds,
+    accuracy,
+    column,
+    difference,
+    digits,
+    network,
+    outcome,
+    percent,
+    points,
+)
 
 import limbeck as lk
 from limbeck.models import Ensemble
@@ -24,7 +39,7 @@ def measure(seed: int) -> Figures:
         return lk.train(net, batches(), epochs=EPOCHS, optimizer=OPTIMIZER, seed=seed, quiet=True)
 
     teacher = alone(seed)
-    student = lk.distill(
+    student: Any = lk.distill(  # the networks of its lessons hang on it
         teacher,
         network(NAME, seed + 5000),
         batches(),
@@ -46,7 +61,7 @@ def measure(seed: int) -> Figures:
     return {name: accuracy(net, data.test_x, data.test_y) for name, net in found.items()}
 
 
-def judge(figures):
+def judge(figures: Seeds) -> Judgement:
     rows = ("teacher", "first", "second", "third")
     gains = {b: difference(figures, b, a) for a, b in pairwise(rows)}
     whole = difference(figures, "third", "teacher")

@@ -3,9 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
-from common import Claim, Figures, Images, column, difference, digits, network, outcome, percent, points, scores
+from common import (
+    Claim,
+    Figures,
+    Images,
+    Judgement,
+    Seeds,
+    column,
+    difference,
+    digits,
+    network,
+    outcome,
+    percent,
+    points,
+    scores,
+)
 from torch import Tensor
 
 import limbeck as lk
@@ -63,7 +78,7 @@ def measure(seed: int) -> Figures:
     y = both.gather(1, named[:, None]).squeeze(1)
     how = {"epochs": EPOCHS, "optimizer": OPTIMIZER, "seed": seed, "quiet": True}
     teacher = lk.train(network(NAME, seed), Windows(x, y, seed), **how)
-    student = lk.distill(
+    student: Any = lk.distill(  # the networks of its lessons hang on it
         teacher,
         network(NAME, seed + 5000),
         Windows(x, y, seed),
@@ -90,7 +105,7 @@ def measure(seed: int) -> Figures:
     return found
 
 
-def judge(figures):
+def judge(figures: Seeds) -> Judgement:
     titles = {
         "inconsistent": "Label not of the one digit that is seen",
         "disagreement": "Label that changes as the window moves by a pixel (the given ones never do)",

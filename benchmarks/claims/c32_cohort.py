@@ -6,6 +6,8 @@ from common import (
     Batches,
     Claim,
     Figures,
+    Judgement,
+    Seeds,
     accuracy,
     column,
     difference,
@@ -46,7 +48,7 @@ def measure(seed: int) -> Figures:
     return found
 
 
-def judge(figures):
+def judge(figures: Seeds) -> Judgement:
     average, member = difference(figures, "cohort_average", "alone_average"), difference(figures, "cohort", "alone")
     notes = difference(figures, "cohort", "alone_average")
     fewer = difference(figures, "cohort_disagreement", "alone_disagreement")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from common import (
     Claim,
+    Judgement,
+    Seeds,
     accuracy,
     balanced,
     column,
@@ -45,6 +47,7 @@ def measure(seed: int) -> dict[str, float]:
         )
     found = {"one": sum(accuracy(t, data.test_x, data.test_y) for t in teachers) / TEACHERS}
     each = torch.stack([scores(t, x) for t in teachers], 1).double()  # [rows, teachers, classes]
+    student = network("digits_mlp", seed, hidden=[64])
     for averaging in ("arithmetic", "geometric"):
         mean = Ensemble(teachers, averaging)
         found[f"ensemble_{averaging}"] = accuracy(mean, data.test_x, data.test_y)
@@ -62,7 +65,7 @@ def measure(seed: int) -> dict[str, float]:
     return found
 
 
-def judge(figures):
+def judge(figures: Seeds) -> Judgement:
     differences = {t: difference(figures, f"arithmetic_{t}", f"geometric_{t}") for t in TEMPERATURES}
     zero = dict.fromkeys(figures, -MARGIN)
     alike = all(

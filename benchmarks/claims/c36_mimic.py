@@ -3,7 +3,23 @@
 from __future__ import annotations
 
 import torch
-from common import Batches, Claim, Figures, accuracy, column, difference, digits, network, outcome, percent, points
+from common import (
+    Batches,
+    Claim,
+    Figures,
+    Judgement,
+    Seeds,
+    accuracy,
+    altogether,
+    column,
+    difference,
+    digits,
+    network,
+    no_worse,
+    outcome,
+    percent,
+    points,
+)
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -56,12 +72,12 @@ def measure(seed: int) -> Figures:
     return found | {f"{name}_gap": right(nets[name], ROWS) - found[name] for name in ("labels", "dropout", "mimic")}
 
 
-def judge(figures):
+def judge(figures: Seeds) -> Judgement:
     def over(one: str, other: str):
         return difference(figures, one, other)
 
     reach = over("mimic_more", "deep")
-    near = "held" if reach.low > -MARGIN else "did not hold" if reach.high < -MARGIN else "inconclusive"
+    near = no_worse(reach, MARGIN)
     better = over("mimic_more_ensemble", "mimic_more_weak")
     more, drop = over("mimic_more", "mimic"), over("mimic", "dropout")
     parts = {"reaches": near, "teacher": outcome(better), "more rows": outcome(more), "dropout": outcome(drop)}
@@ -75,8 +91,7 @@ def judge(figures):
         f"Better than dropout ({parts['dropout']}): mimic on the {ROWS} rows {mean['mimic']}, labels with dropout {mean['dropout']}, "
         f"{points(drop)}; training less test accuracy {mean['mimic_gap']}, {mean['dropout_gap']}, without either {mean['labels_gap']}."
     )
-    whole = set(parts.values())
-    return ("held" if whole == {"held"} else "did not hold" if "did not hold" in whole else "inconclusive"), told
+    return altogether(*parts.values()), told
 
 
 CLAIM = Claim(

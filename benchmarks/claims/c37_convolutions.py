@@ -7,6 +7,8 @@ from common import (
     Claim,
     Figures,
     Images,
+    Judgement,
+    Seeds,
     accuracy,
     cifar10,
     column,
@@ -54,7 +56,7 @@ def measure(seed: int) -> Figures:
     return found
 
 
-def judge(figures):
+def judge(figures: Seeds) -> Judgement:
     told = [f"Teacher {percent(column(figures, 'teacher'))}."]
     told += [
         f"{name.removeprefix('convs_')} convolution(s): {percent(column(figures, f'labels_{name}'))} from labels, "

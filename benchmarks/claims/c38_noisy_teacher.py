@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from common import (
     Claim,
+    Judgement,
+    Seeds,
     accuracy,
     balanced,
     big_mlp,
@@ -65,7 +67,7 @@ def measure(seed: int) -> dict[str, float]:
     return found
 
 
-def judge(figures):
+def judge(figures: Seeds) -> Judgement:
     noise = {sigma: difference(figures, f"noise_{sigma}", "clean") for sigma in SIGMAS}
     three, gap = difference(figures, "three", "clean"), difference(figures, "gap_noise_0.3", "gap_clean")
     verdict = outcome(noise[0.3])

@@ -2,8 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from common import Batches, Claim, Figures, accuracy, column, difference, digits, network, outcome, percent, points
+from common import (
+    Batches,
+    Claim,
+    Figures,
+    Judgement,
+    Seeds,
+    accuracy,
+    column,
+    difference,
+    digits,
+    network,
+    outcome,
+    percent,
+    points,
+)
 
 import limbeck as lk
 from limbeck.attacks import fgsm, jacobian, jsma, unmask
@@ -55,7 +71,7 @@ def measure(seed: int) -> Figures:
     def note(name: str, model: torch.nn.Module) -> None:
         found.update({f"{key}_{name}": value for key, value in attacked(model, data.test_x, data.test_y).items()})
 
-    def trained(method: object) -> torch.nn.Module:
+    def trained(method: Any) -> torch.nn.Module:
         batches = Batches(data.train_x, data.train_y, 64, seed)
         start = network("digits_mlp", seed, hidden=[64, 64])
         again = lambda: lk.build("digits_mlp", classes=10, hidden=[64, 64])  # noqa: E731
@@ -74,7 +90,7 @@ def measure(seed: int) -> Figures:
     return found
 
 
-def judge(figures):
+def judge(figures: Seeds) -> Judgement:
     parts, outcomes = [f"Accuracy {percent(column(figures, 'accuracy_plain'))} plain."], {}
     for t in ("20", "100"):
         told = [f"T = {t}: accuracy {points(difference(figures, f'accuracy_{t}', 'accuracy_plain'))}"]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
-from common import Claim, column, difference, digits, outcome, points
-from features import against, all_of, clearly_above, few, taught, teacher, test_accuracy, told
+from common import Claim, Judgement, Seeds, altogether, column, difference, digits, outcome, points
+from features import against, clearly_above, few, taught, teacher, test_accuracy, told
 from torch import Tensor, nn
 
 import limbeck as lk
@@ -24,7 +24,8 @@ NAMES = {name: title for name, (title, _) in ARMS.items()}
 def unexplained(student: nn.Module, big: nn.Module, x: Tensor) -> float:
     """The part of the variance of the teacher's layer that no linear map of the student's explains, on half of the rows."""
     with torch.no_grad(), lk.capture(student.eval(), PAIR[0]) as ours, lk.capture(big.eval(), PAIR[1]) as theirs:
-        student(x), big(x)
+        student(x)
+        big(x)
     s, t = (seen[layer].detach().double() for seen, layer in ((ours, PAIR[0]), (theirs, PAIR[1])))
     s = torch.cat([s, torch.ones(len(s), 1)], 1)
     half = len(x) // 2
@@ -48,7 +49,7 @@ def measure(seed: int) -> dict[str, float]:
     return found
 
 
-def judge(figures):
+def judge(figures: Seeds) -> Judgement:
     leads = {n: difference(figures, f"tiny_{n}_lead", f"wide_{n}_lead") for n in ("rkd", "sp")}
     lost = {size: summarise(column(figures, f"{size}_unexplained").values()) for size in SIZES}
     parts = [
@@ -62,8 +63,8 @@ def judge(figures):
         f"{against(figures, 'tiny_sp', rest)}; FitNets compared {against(figures, 'tiny_fitnets', {'tiny_labels': 'labels alone'})}. "
         f"The lead over FitNets is larger in the tiny student than in the wide one by: RKD {points(leads['rkd'])}, SP {points(leads['sp'])}."
     )
-    parts = {n: all_of(clearly_above(figures, f"tiny_{n}", ["tiny_fitnets"]), outcome(d)) for n, d in leads.items()}
-    return all_of(*parts.values()), sentence + " By part: " + ", ".join(
+    parts = {n: altogether(clearly_above(figures, f"tiny_{n}", ["tiny_fitnets"]), outcome(d)) for n, d in leads.items()}
+    return altogether(*parts.values()), sentence + " By part: " + ", ".join(
         f"{NAMES[n]} {o}" for n, o in parts.items()
     ) + "."
 

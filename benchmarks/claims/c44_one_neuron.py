@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import torch
-from common import Claim
+from common import Claim, Judgement, Seeds
 from torch import nn
 
 import limbeck as lk
@@ -29,15 +29,23 @@ def dense(widths, bias: bool) -> nn.Sequential:
 
 def one_fewer(model: nn.Sequential, place: int, example) -> nn.Sequential:
     """The network without one neuron of the layer at this place."""
-    part = {str(place): (model[place].out_features - 1) / model[place].out_features}
-    return lk.Prune(keep=1.0, layers=part, multiple=1)(model, example=example)
+    width = layer(model, place).out_features
+    less = lk.Prune(keep=1.0, layers={str(place): (width - 1) / width}, multiple=1)(model, example=example)
+    assert isinstance(less, nn.Sequential)
+    return less
+
+
+def layer(model: nn.Sequential, place: int) -> nn.Linear:
+    found = model[place]
+    assert isinstance(found, nn.Linear)
+    return found
 
 
 @torch.no_grad()
 def apart(model: nn.Sequential, less: nn.Sequential, place: int, x) -> float:
     """The largest difference of the outputs from those of the whole network with that neuron silent."""
-    kept = {tuple(row.tolist()) for row in less[place].weight}
-    gone = [i for i, row in enumerate(model[place].weight) if tuple(row.tolist()) not in kept]
+    kept = {tuple(row.tolist()) for row in layer(less, place).weight}
+    gone = [i for i, row in enumerate(layer(model, place).weight) if tuple(row.tolist()) not in kept]
     assert len(gone) == 1
     hidden = model[: place + 2](x)
     hidden[:, gone] = 0
@@ -62,7 +70,7 @@ def measure(seed: int) -> dict[str, float]:
     return found
 
 
-def judge(figures):
+def judge(figures: Seeds) -> Judgement:
     (f,) = figures.values()
     names = [name.removesuffix("_saved") for name in f if name.endswith("_saved")]
     plain, biased = ([n for n in names if n.endswith("_bias") == b] for b in (False, True))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from common import (
     Claim,
+    Judgement,
+    Seeds,
     accuracy,
     balanced,
     brief,
@@ -15,6 +17,7 @@ from common import (
     points,
     scores,
     taught,
+    unanimous,
 )
 from torch.nn.functional import cross_entropy
 
@@ -54,10 +57,9 @@ def measure(seed: int) -> dict[str, float]:
     return found
 
 
-def judge(figures):
+def judge(figures: Seeds) -> Judgement:
     whole, more = difference(figures, "gap_labels", "gap_from_5"), difference(figures, "gap_from_1", "gap_from_5")
-    outcomes = {outcome(whole), outcome(more)}
-    verdict = outcomes.pop() if len(outcomes) == 1 else "inconclusive"
+    verdict = unanimous(outcome(whole), outcome(more))
     names = {"labels": "labels alone", "from_1": "one teacher", "from_3": "three", "from_5": "five"}
     gaps = ", ".join(f"{title} {brief(column(figures, f'gap_{name}'))}" for name, title in names.items())
     tests = ", ".join(f"{title} {brief(column(figures, name))}" for name, title in names.items())

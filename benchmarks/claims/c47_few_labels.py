@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from common import (
     Claim,
+    Judgement,
+    Seeds,
     accuracy,
     balanced,
     big_mlp,
@@ -15,6 +17,7 @@ from common import (
     percent,
     points,
     taught,
+    unanimous,
 )
 
 import limbeck as lk
@@ -50,10 +53,9 @@ def measure(seed: int) -> dict[str, float]:
     return found
 
 
-def judge(figures):
+def judge(figures: Seeds) -> Judgement:
     gains = {rows: difference(figures, f"kd_{rows}", f"labels_{rows}") for rows in ROWS}
-    outcomes = {outcome(gains[rows]) for rows in LIMITED}
-    verdict = outcomes.pop() if len(outcomes) == 1 else "inconclusive"
+    verdict = unanimous(*map(outcome, (gains[rows] for rows in LIMITED)))
     told = ", ".join(f"{rows} rows {points(gain)}" for rows, gain in gains.items())
     poor = difference(figures, "kd_200_poor", "labels_200")
     sentence = (

@@ -2,8 +2,24 @@
 
 from __future__ import annotations
 
-from common import Claim, balanced, brief, column, difference, digits, network, outcome, percent, points, scores, taught
-from scipy.stats import spearmanr
+from common import (
+    Claim,
+    Judgement,
+    Seeds,
+    balanced,
+    brief,
+    column,
+    difference,
+    digits,
+    network,
+    outcome,
+    percent,
+    points,
+    rank_correlation,
+    scores,
+    taught,
+    unanimous,
+)
 
 import limbeck as lk
 from limbeck.stats import summarise
@@ -45,14 +61,13 @@ def measure(seed: int) -> dict[str, float]:
         found[f"agree {name}"] = float((ours == said).float().mean())
         found[f"copied {name}"] = float((ours == said)[wrong].float().mean())
     taken = [name for name, method in METHODS.items() if method]
-    found["rank"] = float(spearmanr([found[n] for n in taken], [found[f"copied {n}"] for n in taken]).statistic)
+    found["rank"] = rank_correlation([found[n] for n in taken], [found[f"copied {n}"] for n in taken])
     return found
 
 
-def judge(figures):
+def judge(figures: Seeds) -> Judgement:
     better, like = difference(figures, "KD T=4", "labels"), difference(figures, "copied KD T=4", "copied labels")
-    outcomes = {outcome(better), outcome(like)}
-    verdict = outcomes.pop() if len(outcomes) == 1 else "inconclusive"
+    verdict = unanimous(outcome(better), outcome(like))
     told = "; ".join(
         f"{name} {brief(column(figures, name))}, {brief(column(figures, f'agree {name}'))}, {brief(column(figures, f'copied {name}'))}"
         for name in METHODS

@@ -9,6 +9,8 @@ import torch
 from common import (
     Batches,
     Claim,
+    Judgement,
+    Seeds,
     altogether,
     column,
     difference,
@@ -57,7 +59,7 @@ def measure(seed: int) -> dict[str, float]:
     told = {"evaluate": tests, "training": training, "seed": seed, "latency": False, "quiet": True}
     prune = lk.Prune(macs=0.5, by="fpgm", scope="layer")
     chain: Any = lk.compress(original, [prune, lk.Tune(method=KD), lk.Quantize("int8")], batches, **told)
-    rows = dict(zip(("original", "prune", "tuned", "chain"), chain.ledger.rows, strict=True))
+    rows: dict[str, Any] = dict(zip(("original", "prune", "tuned", "chain"), chain.ledger.rows, strict=True))
     alone: Any = lk.compress(original, lk.Quantize("int8"), batches, **told)
     rows["int8"] = alone.ledger.rows[-1]
     found = {"one": 1.0}
@@ -68,7 +70,7 @@ def measure(seed: int) -> dict[str, float]:
     return found | {"small_bytes": cost(small, data.test_x[:1]).bytes, "small_accuracy": right(small, data)}
 
 
-def judge(figures):
+def judge(figures: Seeds) -> Judgement:
     told = []
     for name, title in STEPS.items():
         size = summarise([v / 1000 for v in column(figures, f"{name}_bytes").values()])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ _COMMIT = record.commit()  # of the beginning: the results that are written on t
 
 Outcome = Literal["held", "did not hold", "inconclusive"]
 Figures = Mapping[str, float]  # what one seed measured, by name
+Seeds = Mapping[int, Figures]  # ... and every seed
+Judgement = tuple[Outcome, str]  # ... and one sentence with the figures that it rests on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +48,7 @@ class Claim:
     source: str
     setup: str
     measure: Callable[[int], Figures]
-    judge: Callable[[Mapping[int, Figures]], tuple[Outcome, str]]
+    judge: Callable[[Seeds], Judgement]
     seeds: Sequence[int] = (0, 1, 2, 3, 4)
     settings: str = ""
     also: Mapping[str, Any] = field(default_factory=dict)
@@ -74,9 +77,7 @@ def perform(claim: Claim, folder: Path, *, fresh: bool = False) -> dict[str, Any
     return _write(path, claim, {s: figures[s] for s in claim.seeds}, claim.judge(figures))
 
 
-def _write(
-    path: Path, claim: Claim, figures: Mapping[int, Figures], judged: tuple[Outcome, str] | None
-) -> dict[str, Any]:
+def _write(path: Path, claim: Claim, figures: Seeds, judged: Judgement | None) -> dict[str, Any]:
     told = {k: v for k, v in asdict_plain(claim).items() if k not in ("measure", "judge")}
     told |= {
         "outcome": judged[0] if judged else None,
@@ -102,14 +103,19 @@ def asdict_plain(claim: Claim) -> dict[str, Any]:
 # -- judging ------------------------------------------------------------------------------------------
 
 
-def column(figures: Mapping[int, Figures], name: str) -> dict[int, float]:
+def column(figures: Seeds, name: str) -> dict[int, float]:
     """One figure of every seed."""
     return {seed: found[name] for seed, found in figures.items()}
 
 
-def difference(figures: Mapping[int, Figures], one: str, other: str) -> Paired:
+def difference(figures: Seeds, one: str, other: str) -> Paired:
     """``one - other``, paired by seed."""
     return paired(column(figures, one), column(figures, other))
+
+
+def ends(d: Paired) -> tuple[float, float]:
+    """The interval; a single run could be anything."""
+    return (-math.inf, math.inf) if d.low is None or d.high is None else (d.low, d.high)
 
 
 def percent(values: Mapping[int, float]) -> str:
@@ -129,6 +135,13 @@ def points(d: Paired) -> str:
 def outcome(d: Paired, *, higher_is_better: bool = True) -> Outcome:
     """ "held" where the first is clearly better, "did not hold" where it is clearly worse."""
     return {"better": "held", "worse": "did not hold"}.get(d.verdict(higher_is_better), "inconclusive")  # type: ignore[return-value]
+
+
+def rank_correlation(a: Any, b: Any) -> float:
+    """Spearman's rho of two lists of numbers."""
+    from scipy.stats import spearmanr
+
+    return float(spearmanr(a, b).statistic)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 # -- data ---------------------------------------------------------------------------------------------
@@ -233,7 +246,7 @@ def big_mlp(seed: int, x: Tensor, y: Tensor, *, classes: int = 10, epochs: int =
 
 
 def taught(
-    student: torch.nn.Module, x: Tensor, y: Tensor, seed: int, *, teacher: Any = None, method: Any = None,
+    student: torch.nn.Module, x: Tensor, y: Tensor | None, seed: int, *, teacher: Any = None, method: Any = None,
     steps: int = 800, lr: float = 1e-2, **more: Any,
 ) -> torch.nn.Module:  # fmt: skip
     """A small student after about so many steps of AdamW without decay; from labels alone where there is no teacher.
@@ -287,11 +300,16 @@ def no_worse(d: Paired, margin: float) -> Outcome:
     return "held" if d.low > -margin else "did not hold" if d.high < -margin else "inconclusive"
 
 
-def altogether(*outcomes: Outcome) -> Outcome:
+def altogether(*outcomes: str) -> Outcome:
     """Held where every part did; not where one part came out the other way."""
     if "did not hold" in outcomes:
         return "did not hold"
     return "held" if set(outcomes) == {"held"} else "inconclusive"
+
+
+def unanimous(*outcomes: Outcome) -> Outcome:
+    """What every part came out as, where they agree."""
+    return outcomes[0] if len(set(outcomes)) == 1 else "inconclusive"
 
 
 def start_of_tickets(seed: int) -> torch.nn.Module:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +49,7 @@ def bccd(part: str) -> Photographs:
     for name in (folder / "ImageSets" / "Main" / f"{part}.txt").read_text().split():
         with Image.open(folder / "JPEGImages" / f"{name}.jpg") as image:
             image.draft("RGB", (SIZE[1] * 2, SIZE[0] * 2))
-            images.append(pil_to_tensor(image.convert("RGB").resize(SIZE[::-1], Image.Resampling.BOX)))
+            images.append(pil_to_tensor(image.convert("RGB").resize((SIZE[1], SIZE[0]), Image.Resampling.BOX)))
         tree = ElementTree.parse(folder / "Annotations" / f"{name}.xml")
         found, kinds, bad = _boxes(tree)
         boxes.append(found)
@@ -59,7 +60,7 @@ def bccd(part: str) -> Photographs:
     return Photographs((x - mean.reshape(1, 3, 1, 1)) / std.reshape(1, 3, 1, 1), boxes, classes, dropped)
 
 
-def _boxes(tree: ElementTree.ElementTree) -> tuple[Tensor, Tensor, int]:
+def _boxes(tree: ElementTree.ElementTree[Any]) -> tuple[Tensor, Tensor, int]:
     """Boxes at our size, their classes, and how many were no boxes inside the photograph."""
     width, height = (float(tree.findtext(f"size/{side}", "0")) for side in ("width", "height"))
     found, kinds, bad = [], [], 0
@@ -143,7 +144,7 @@ class Detector(nn.Module):
             nn.Conv2d(hidden, hidden, 3, padding=1, bias=False), nn.BatchNorm2d(hidden), nn.ReLU(),
             nn.Conv2d(hidden, len(CLASSES) + 4, 1),
         )  # fmt: skip
-        nn.init.constant_(self.head[-1].bias[: len(CLASSES)], -3.0)  # most positions are background
+        nn.init.constant_(self.get_parameter("head.6.bias")[: len(CLASSES)], -3.0)  # most positions are background
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.backbone(x)).flatten(2).transpose(1, 2)
@@ -198,7 +199,7 @@ class Detect:
 
 
 @torch.no_grad()
-def detect(model: nn.Module, x: Tensor, *, floor: float = 0.05) -> list[list[tuple[float, Tensor]]]:
+def detect(model: nn.Module, x: Tensor, *, floor: float = 0.05) -> list[list[list[tuple[float, Tensor]]]]:
     """Per photograph and class: (score, box), best first, one per thing (boxes that overlap a better one by half are left out)."""
     model.eval()
     said = torch.cat([model(part) for part in x.split(32)])

@@ -8,10 +8,11 @@ from typing import Any
 
 from common import (
     Batches,
-    Figures,
     Images,
     Outcome,
+    Seeds,
     accuracy,
+    altogether,
     balanced,
     column,
     difference,
@@ -84,23 +85,16 @@ def test_accuracy(model: nn.Module, data: Images) -> float:
     return accuracy(model, data.test_x, data.test_y)
 
 
-def told(figures: Mapping[int, Figures], names: Mapping[str, str]) -> str:
+def told(figures: Seeds, names: Mapping[str, str]) -> str:
     """The means of some arms: figure name -> what to call it."""
     return "; ".join(f"{title} {percent(column(figures, name))}" for name, title in names.items())
 
 
-def against(figures: Mapping[int, Figures], one: str, others: Mapping[str, str]) -> str:
+def against(figures: Seeds, one: str, others: Mapping[str, str]) -> str:
     """The paired differences of one arm to some others."""
     return "; ".join(f"to {title} {points(difference(figures, one, name))}" for name, title in others.items())
 
 
-def all_of(*outcomes: Outcome) -> Outcome:
-    """Held where every part did; not where one part came out the other way."""
-    if "did not hold" in outcomes:
-        return "did not hold"
-    return "held" if set(outcomes) == {"held"} else "inconclusive"
-
-
-def clearly_above(figures: Mapping[int, Figures], one: str, others: Sequence[str]) -> Outcome:
+def clearly_above(figures: Seeds, one: str, others: Sequence[str]) -> Outcome:
     """Whether one arm beats every one of the others."""
-    return all_of(*(outcome(difference(figures, one, other)) for other in others))
+    return altogether(*(outcome(difference(figures, one, other)) for other in others))

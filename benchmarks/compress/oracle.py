@@ -37,6 +37,10 @@ SEEN, HELD_OUT = 512, 256  # rows that the scores look at, and that the oracle i
 EVERY = 3  # of the groups inside blocks; a pass over the rows for each channel is what takes the time
 
 
+def rank_correlation(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float(spearmanr(a, b).statistic)  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def looked_at(model: nn.Module, x: torch.Tensor) -> tuple[list[Group], list[Group]]:
     """The groups that several layers make together, and some of the others."""
     found = groups(model, x)
@@ -62,7 +66,7 @@ def measured(network: str, seed: int) -> dict[str, dict[str, float]]:
     told: dict[str, dict[str, float]] = {}
     for by in SCORES:
         scores = judge(model, by, chosen, example=x, calibration=seen, seed=seed)
-        told[by] = {g.name: float(spearmanr(scores[g.name], truth[g.name]).statistic) for g in chosen}
+        told[by] = {g.name: rank_correlation(scores[g.name], truth[g.name]) for g in chosen}
     return told
 
 

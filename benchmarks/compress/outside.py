@@ -76,7 +76,7 @@ class Epochs:
 
 def theirs(model: nn.Module, by: str, x: torch.Tensor, y: torch.Tensor) -> nn.Module:
     """The network as torch-pruning prunes it, at the ratio whose MACs come nearest to what may be left."""
-    import torch_pruning as tp
+    import torch_pruning as tp  # pyright: ignore[reportMissingImports]
 
     kind, settings = THEIRS[by]
     whole = count_macs(model, x[:1])

@@ -12,8 +12,9 @@ from __future__ import annotations
 import json
 import sys
 from functools import partial
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from rich.progress import track
@@ -25,6 +26,7 @@ from records import seed_by_seed, told
 from study import ORIGINALS, ROOT
 
 import limbeck as lk
+from limbeck.compress.prune import By
 from limbeck.compress.pruning.compare import moved_by
 from limbeck.data import Loader, load
 from limbeck.data.splits import subset
@@ -36,7 +38,9 @@ NETWORKS = {
     "wrn_16_2": "benchmarks/cifar10/wrn_16_2.safetensors",
     "resnet9": "benchmarks/effects/teacher.safetensors",
 }
-SCORES, PARTS, SCOPES = ("l1", "fpgm", "taylor"), (0.7, 0.5, 0.3), ("layer", "global")
+SCORES: tuple[By, ...] = ("l1", "fpgm", "taylor")
+SCOPES: tuple[Literal["layer", "global"], ...] = ("layer", "global")
+PARTS = (0.7, 0.5, 0.3)
 SEEN, MEASURED = 512, 2000  # training rows that may be looked at, and validation rows that accuracy is measured on
 RESULTS = ROOT / "docs" / "results"
 
@@ -51,7 +55,7 @@ def measured(network: str, seed: int) -> dict[str, dict[str, dict[str, float]]]:
     lk.load_weights(model, ROOT / NETWORKS[network])
     how = {"device": torch.device("cpu"), "precision": "bf16", "channels_last": True}
     found: dict[str, dict[str, dict[str, float]]] = {}
-    for by, part in track([(by, part) for by in SCORES for part in PARTS], f"{network}, seed {seed}"):
+    for by, part in track(list(product(SCORES, PARTS)), f"{network}, seed {seed}"):
         lines = {}
         for scope in SCOPES:
             torch.manual_seed(seed)

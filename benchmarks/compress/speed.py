@@ -70,7 +70,7 @@ def measured(folders: list[Path]) -> dict[str, Any]:
 
 def page(told: dict[str, Any]) -> str:
     """The page, from the data alone."""
-    base = 100 * told["original"]["test"]["accuracy"]
+    base: float = 100 * told["original"]["test"]["accuracy"]
     name = told["original"]["name"]
     lines = [
         "# resnet56, made fast",

@@ -106,7 +106,10 @@ def bits(budget: Budget) -> list[Stage]:
 
 def chains(budget: Budget) -> list[Stage]:
     """(e) Chains, beside each of their steps alone: all end in a network that could be shipped."""
-    wide = {"multiple": 16, "minimum": 16}  # other widths make int8 slower than it was: see compress-widths
+    wide: dict[str, Any] = {
+        "multiple": 16,
+        "minimum": 16,
+    }  # other widths make int8 slower than it was: see compress-widths
     found: list[Stage] = [
         lk.Compress(name="int8", model="original", how=lk.Quantize("int8")),
         lk.Compress(name="half", model="original", how=lk.Prune(macs=0.5, by="fpgm", scope="layer", **wide)),

@@ -86,7 +86,7 @@ def methods(student: Student, budget: Budget) -> dict[str, Any]:
     """The methods with one teacher, by the name of their stage."""
     pairs, last, middle = student.pairs, student.pairs[-1], student.pairs[1]
     part = budget.epochs / BENCHMARK_EPOCHS
-    first = {"paraphrase_epochs": max(1, round(30 * part))}
+    first: dict[str, Any] = {"paraphrase_epochs": max(1, round(30 * part))}
     found = {
         "kd": lk.preset("kd", "benchmark"),
         "logits": lk.LogitMatching(),
