@@ -134,7 +134,7 @@ def test_targets_that_name_no_class(targets, said: str):
 
 def test_batches_are_walked_anew_in_any_form():
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(X, Y), batch_size=1)
-    for given in ([(X, Y)], ((X, Y), (X, Y), (X, Y)), loader, [X, X], [{"x": X, "y": Y}], [Batch(X, Y)]):
+    for given in ([(X, Y)], ((X, Y), (X, Y), (X, Y)), loader, [X, X], (X, X[:1]), [{"x": X, "y": Y}], [Batch(X, Y)]):
         walked = Batches(given)
         first, second = list(walked), list(walked.epoch(1))
         assert len(first) == len(second) == walked.steps > 0
@@ -151,6 +151,10 @@ def test_batches_are_walked_anew_in_any_form():
         ("train", "the rows are a single str"),
         ((X, Y), r"the rows are a single pair of inputs and targets; give several, or a list of one: \[\(x, y\)\]"),
         ([X.numpy(), Y.numpy()], "the rows are a single pair of inputs and targets"),
+        (
+            (X, X),
+            r"a single pair of inputs .*, or a list of one: \[\(x, y\)\]; two batches of inputs go in a list, too: \[x, y\]",
+        ),
         (iter([X]), "the rows are a list_iterator, which can be walked only once"),
         (7, "the rows are a int; an iterable of"),
     ],

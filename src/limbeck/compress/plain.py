@@ -32,3 +32,17 @@ def plain(model: nn.Module) -> nn.Module:
         settle(model)
     signs = any(isinstance(part, KINDS) and not part.made["settled"] for part in model.modules())
     return signs_written(model) if signs else model
+
+
+def plain_copy(model: nn.Module) -> nn.Module:
+    """The same, and always a copy.
+
+    Raises:
+        LimbeckError: it cannot be copied.
+
+    >>> net = nn.Sequential(nn.Linear(2, 1))
+    >>> plain_copy(net) is net
+    False
+    """
+    new = plain(model)
+    return copied(model) if new is model else new

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import islice
+from typing import NamedTuple
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -16,7 +16,31 @@ from limbeck.taps import call, quiet
 ANEW = "the statistics of BatchNorm were estimated anew on the calibration batches"
 
 
-def recalibrated(model: nn.Module, calibration: Iterable[Batch], batches: int | None = 50) -> int:
+class Recalibration(NamedTuple):
+    """How many batches were used, and how many of a single sample were not; neither, where there is nothing to estimate."""
+
+    used: int = 0
+    single: int = 0
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences for the user.
+
+        >>> Recalibration(8, 0).notes
+        ['the statistics of BatchNorm were estimated anew on the calibration batches']
+        >>> Recalibration(8, 1).notes[1]
+        '1 calibration batch of a single sample did not count for them: one sample has no variance'
+        """
+        if self.single and not self.used:
+            return [
+                "the statistics of BatchNorm are still those of the network as it was: every calibration batch is a single sample, "
+                "which has no variance; give larger batches"
+            ]
+        left = f"{self.single} calibration batch{'es' * (self.single > 1)} of a single sample did not count for them: one sample has no variance"
+        return [ANEW] * (self.used > 0) + [left] * (self.single > 0)
+
+
+def recalibrated(model: nn.Module, calibration: Iterable[Batch], batches: int | None = 50) -> Recalibration:
     """Estimate the statistics of BatchNorm layers anew: plain means over some batches.
 
     Args:
@@ -25,22 +49,25 @@ def recalibrated(model: nn.Module, calibration: Iterable[Batch], batches: int | 
         batches: at most so many of them are used; None: all.
 
     Returns:
-        How many were used; 0: nothing was done, for want of batches or of such layers.
+        How many were used; none: nothing was done, for want of batches or of such layers.
 
     >>> import torch
     >>> norm = nn.BatchNorm1d(1)
     >>> recalibrated(norm, [Batch(torch.tensor([[1.0], [3.0]])), Batch(torch.tensor([[5.0]]))]), norm.running_mean
-    (1, tensor([2.]))
+    (Recalibration(used=1, single=1), tensor([2.]))
     """
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and isinstance(m.running_mean, Tensor)]
     if not norms:
-        return 0
+        return Recalibration()
     device = norms[0].running_mean.device  # type: ignore[union-attr]
     momenta = [norm.momentum for norm in norms]
-    seen = 0
+    seen = single = 0
     try:
         with own_random_numbers(), quiet(model):
-            for batch in islice((one for one in calibration if batch_size(one.inputs) > 1), batches):
+            for batch in calibration:
+                if batch_size(batch.inputs) < 2:
+                    single += 1
+                    continue
                 if seen == 0:
                     for norm in norms:
                         norm.reset_running_stats()
@@ -48,7 +75,9 @@ def recalibrated(model: nn.Module, calibration: Iterable[Batch], batches: int | 
                         norm.train()
                 call(model, moved(batch.inputs, device))
                 seen += 1
+                if seen == batches:
+                    break
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
-    return seen
+    return Recalibration(seen, single)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -48,7 +48,10 @@ class Batches:
         if isinstance(batches, (Tensor, np.ndarray, Batch, Mapping, str)):  # iterable, but not over batches
             raise DataError(f"{what} are a single {kind}; give several, or a list of one: [...]")
         if _is_pair(batches):
-            raise DataError(f"{what} are a single pair of inputs and targets; give several, or a list of one: [(x, y)]")
+            other = "" if batches[0].ndim != batches[1].ndim else "; two batches of inputs go in a list, too: [x, y]"
+            raise DataError(
+                f"{what} are a single pair of inputs and targets; give several, or a list of one: [(x, y)]{other}"
+            )
         if not isinstance(batches, Iterable):
             raise DataError(f"{what} are a {kind}; an iterable of (inputs, targets) or of dicts is needed")
         self.batches = batches
@@ -115,12 +118,17 @@ def to_batch(obj: Any) -> Batch:
     return batch
 
 
-def _is_pair(value: Any) -> bool:
-    """Whether this is inputs and targets of one batch; two batches of inputs alone would have as many dimensions."""
+def _is_pair(value: Any) -> TypeGuard[Sequence[Tensor | np.ndarray]]:
+    """Whether this is inputs and targets of one batch: a tuple of as many rows each, or two tensors of other dimensions.
+
+    Two batches of inputs alone have as many dimensions, and come in a list.
+    """
     if not isinstance(value, (tuple, list)) or len(value) != 2:
         return False
-    dims = [part.ndim for part in value if isinstance(part, (Tensor, np.ndarray))]
-    return len(dims) == 2 and dims[0] != dims[1]
+    first, second = value
+    if not all(isinstance(part, (Tensor, np.ndarray)) for part in value):
+        return False
+    return first.ndim != second.ndim or (isinstance(value, tuple) and first.shape[:1] == second.shape[:1])
 
 
 def check_targets(batch: Batch, classes: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from limbeck.compress.plain import plain
+from limbeck.compress.plain import plain_copy
 from limbeck.errors import LimbeckError, ShapeError, TensorTypeError
 from limbeck.phase import logits_of
 
@@ -91,7 +90,7 @@ def subject(model: nn.Module, example: Any) -> Subject:
         told = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in named.items())
         raise ShapeError(f"the example is a batch: every input has the same number of rows, one or more; got {told}")
     try:
-        network = plain(copy.deepcopy(model)).cpu().eval()
+        network = plain_copy(model).cpu().eval()
     except Exception as error:
         raise LimbeckError(f"{type(model).__name__} cannot be copied ({error}); an export works on a copy") from error
     for parameter in network.parameters():

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from limbeck.compress.binary.layers import KINDS, BinaryConv, BinaryLinear, Form
 from limbeck.compress.binary.packing import packed_bytes
 from limbeck.compress.finished import require_unfinished
-from limbeck.compress.statistics import recalibrated
+from limbeck.compress.statistics import Recalibration, recalibrated
 from limbeck.compress.trial import require_runs, require_trainable
 from limbeck.compressor import silent, tell
 from limbeck.data.iterables import Batches
@@ -328,7 +328,7 @@ def _replaced(model: nn.Module, made: dict[int, nn.Module]) -> nn.Module:
 # -- telling ---------------------------------------------------------------------------------------
 
 
-def _report(new: nn.Module, old: nn.Module, plan: _Plan, ran: _Run, form: Form, seen: int) -> None:
+def _report(new: nn.Module, old: nn.Module, plan: _Plan, ran: _Run, form: Form, seen: Recalibration) -> None:
     weights = sum(p.weight.numel() for p in {id(m): m for m in new.modules() if isinstance(m, KINDS)}.values())
     others = sum(p.numel() for p in new.parameters()) - weights
     bits = {"bnn": (1, 1), "bwn": (1, 32), "xnor": (1, 1)}[form]
@@ -349,9 +349,14 @@ def _report(new: nn.Module, old: nn.Module, plan: _Plan, ran: _Run, form: Form, 
                     f"the max-pooling {ran.pooled[name]} feeds the signs of {name}: of maxima a BatchNorm must take the mean away before "
                     "signs differ; XNOR-Net pools straight behind a binary convolution instead"
                 )
-        if not seen:
+        if not seen.used:
+            why = (
+                "every calibration batch is a single sample, which has no variance"
+                if seen.single
+                else "no calibration batches"
+            )
             notes.append(
-                "no calibration batches: the new BatchNorms have seen nothing yet, so the network is to be trained before it is measured"
+                f"{why}: the new BatchNorms have seen nothing yet, so the network is to be trained before it is measured"
             )
     tell(
         new,

@@ -15,11 +15,10 @@ from limbeck.compress.int8.export import as_graph, exported, free_modes, own_num
 from limbeck.compress.int8.layers import in_int8, padding, require_foldable, require_names
 from limbeck.compress.int8.needs import quiet, require_installed
 from limbeck.compress.int8.program import Quantized, count, takes
-from limbeck.compress.plain import plain
+from limbeck.compress.plain import plain_copy
 from limbeck.compress.trial import require_runs
 from limbeck.data.iterables import Batches
 from limbeck.errors import LimbeckError
-from limbeck.models.swap import copied
 from limbeck.taps import title
 
 
@@ -28,7 +27,7 @@ def float_graph(model: nn.Module, example: Any) -> tuple[fx.GraphModule, int]:
     require_unfinished(model, "Quantize")
     require_finite_weights(model)
     require_runs(model, example)
-    own = plain(copied(model)).eval()  # nothing is trained any more
+    own = plain_copy(model).eval()  # nothing is trained any more
     program, least = exported(own, example)
     return as_graph(program), least
 

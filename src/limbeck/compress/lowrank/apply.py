@@ -17,7 +17,7 @@ from limbeck.compress.lowrank.fold import product
 from limbeck.compress.lowrank.layers import split
 from limbeck.compress.lowrank.look import Layer, left_alone, output_of, resized, tensors, watched
 from limbeck.compress.lowrank.options import Split, dense_macs, kinds_of
-from limbeck.compress.statistics import ANEW, recalibrated
+from limbeck.compress.statistics import recalibrated
 from limbeck.compress.trial import require_runs, require_trainable
 from limbeck.compressor import silent, tell
 from limbeck.data.iterables import Batches
@@ -67,8 +67,8 @@ def factorized(model: nn.Module, example: Any, calibration: Iterable[Any], how: 
 
     error = _difference(new, example, before)
     require_trainable(new, original(model), example)
-    if how.recalibrate and others_for and recalibrated(new, calibration):
-        notes.append(ANEW)
+    if how.recalibrate and others_for:
+        notes += recalibrated(new, calibration).notes
     macs = count_macs(new, example)
     left = sum(p.numel() for p in new.parameters())
     notes += _summary(rows, how, (whole, macs), (parameters, left), error)

@@ -13,7 +13,7 @@ from limbeck.compress.pruning.judged import Judged
 from limbeck.compress.pruning.reconstruct import REPAIRS, repair
 from limbeck.compress.pruning.select import Widths
 from limbeck.compress.pruning.targets import widths_of
-from limbeck.compress.statistics import ANEW, recalibrated
+from limbeck.compress.statistics import recalibrated
 from limbeck.randomness import base_seed
 
 if TYPE_CHECKING:
@@ -58,8 +58,8 @@ def made(told: Prune, judged: Judged, widths: Widths) -> Made:
     """The network with these widths: cut, fitted anew where the score has such a step, and recalibrated."""
     new = judged.cut(widths)
     fitted = _refit(told, judged, new, widths)
-    anew = told.recalibrate and recalibrated(new, judged.calibration)
-    return Made(new, [*fitted, *([ANEW] if anew else [])])
+    anew = recalibrated(new, judged.calibration).notes if told.recalibrate else []
+    return Made(new, [*fitted, *anew])
 
 
 def _ways(told: Prune, judged: Judged) -> list[Way]:
