@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from limbeck.compress.pruning.feeding import first_batches
 from limbeck.compress.pruning.groups import Group
-from limbeck.compress.pruning.judge import PLACES
+from limbeck.compress.pruning.judging.reconstruction import PLACES
 from limbeck.compress.pruning.sampling import can_sample, dense, patches, places, responses
 from limbeck.errors import HyperParameterError, NameUnknown, unknown
 from limbeck.models.swap import copied

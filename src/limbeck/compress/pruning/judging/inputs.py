@@ -1,0 +1,45 @@
+"""Looking at what goes into layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from limbeck.compress.pruning.groups import Group, Member
+from limbeck.errors import LimbeckError
+
+Found = dict[str, Tensor]  # scores by the name of the group
+
+
+@contextmanager
+def inputs_of(watched: Mapping[str, nn.Module], see: Callable[[str, Tensor], Tensor | None]) -> Iterator[None]:
+    """Show ``see`` what goes into these layers, by the name of the group; what it returns goes in instead."""
+
+    def watch(name: str) -> Callable[..., Any]:
+        def hook(module: nn.Module, args: tuple[Any, ...]) -> Any:
+            new = see(name, args[0])
+            return None if new is None else (new, *args[1:])
+
+        return hook
+
+    handles = [layer.register_forward_pre_hook(watch(name)) for name, layer in watched.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def require_seen(
+    by: str, groups: Sequence[Group], consumers: Mapping[str, tuple[nn.Module, Member]], seen: set
+) -> None:
+    for group in groups:
+        if group.name not in seen:
+            raise LimbeckError(
+                f"group {group.name!r}: {by} looks at what goes into {consumers[group.name][1].module!r}, which never ran as a "
+                "module of its own (a fused attention uses the weights of its parts without calling them, say); take a "
+                "score that looks at weights, such as l1 or fpgm"
+            )
