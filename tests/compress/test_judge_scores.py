@@ -11,7 +11,7 @@ from torch import nn
 
 from limbeck import scores
 from limbeck.compress.pruning.groups import Group, Member
-from limbeck.compress.pruning.judge import NAMES, judge, needs_data, needs_labels
+from limbeck.compress.pruning.judge import NAMES, judge, judge_what_can_be, needs_data, needs_labels
 from limbeck.errors import HyperParameterError, LimbeckError, NameUnknown, NonFiniteError, TargetError
 from limbeck.phase import Batch
 
@@ -173,6 +173,46 @@ def test_apoz_refuses_what_is_never_zero(act):
         match="group 'conv1': apoz counts activations that are exactly zero, and in what goes into 'conv2'",
     ):
         score("apoz", net(act))
+
+
+def test_what_cannot_be_judged_is_told_beside_what_can():
+    model = net()
+    model.act2 = nn.GELU()
+    told = {"example": batches()[0].inputs, "calibration": batches()}
+    ours, found, why = judge_what_can_be(model, "apoz", groups(), **told)
+    assert [g.name for g in ours] == list(found) == ["conv1"]
+    assert torch.equal(found["conv1"], judge(net(), "apoz", groups()[:1], **told)["conv1"])
+    assert list(why) == ["conv2"]
+    assert why["conv2"].startswith(
+        "apoz counts activations that are exactly zero, and in what goes into 'fc' there is none"
+    )
+    with pytest.raises(LimbeckError, match="group 'conv2': apoz counts"):
+        judge(model, "apoz", groups(), **told)
+    model.act1 = nn.SiLU()
+    with pytest.raises(LimbeckError, match=r"group 'conv1': apoz counts .* Take a score that looks at something else"):
+        judge_what_can_be(model, "apoz", groups(), **told)
+
+
+class Read(nn.Module):
+    """Its second layer's weights are used without a call of the layer, as a fused attention does."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.last(nn.functional.linear(self.first(x).relu(), self.second.weight).relu())
+
+
+@pytest.mark.parametrize("by", ["oracle", "taylor", "apoz", "mean_activation", "lasso", "thinet"])
+def test_a_layer_whose_weights_are_used_without_it_is_not_judged_by_its_inputs(by):
+    pairs = [("first", "second"), ("second", "last")]
+    found = [Group(a, 6, (Member(a, "out", ones(6)), Member(b, "in", ones(6)))) for a, b in pairs]
+    data = [Batch(torch.randn(8, 4), torch.randint(3, (8,)))]
+    ours, rated, why = judge_what_can_be(Read(), by, found, example=data[0].inputs, calibration=data)
+    assert [g.name for g in ours] == list(rated) == ["second"]
+    assert "'second'" in why["first"]
+    assert "never ran as a" in why["first"]
 
 
 def test_mean_activation():

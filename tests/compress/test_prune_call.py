@@ -300,6 +300,16 @@ def test_named_layers_are_cut_where_the_budget_is_met_without_them(net: nn.Modul
     assert widths(less) == [16 if i == 6 else w for i, w in enumerate(widths(net))]
 
 
+def test_layers_that_a_score_says_nothing_about_stay_whole() -> None:
+    model = build("mobilenet_v2", classes=10)  # whose narrow layers have no ReLU
+    said = findings(Prune(macs=0.7, by="apoz")(model, example=X, calibration=batches()))
+    assert said.details["macs"][1] <= 0.7 * said.details["macs"][0]
+    left = {name for name, why in said.details["left"].items() if why.startswith("apoz counts")}
+    assert left
+    assert not left & set(said.details["widths"])
+    assert any(note.startswith("left whole: ") and "apoz counts" in note for note in said.notes)
+
+
 def test_thinet_fits_the_readers_anew(net: nn.Module) -> None:
     data = batches(2)
     settings = {"keep": 0.5, "by": "thinet", "residual": False, "recalibrate": False}

@@ -171,6 +171,10 @@ def remarks(scanned: Scanned) -> list[str]:
         ]
     if scanned.rows < 500:
         found.append(f"One row is {100 / scanned.rows:.2g} points: smaller differences cannot be seen with so few.")
+    if silent := [layer for layer in scanned.channels if layer not in scanned.lines]:
+        found.append(
+            f"{listed(silent, _SHOWN)} {'is' if len(silent) == 1 else 'are'} not in it: {scanned.how} finds nothing to look at there."
+        )
     if scanned.passed_over:
         found.append(f"{scanned.passed_over} is in int8 already; {scanned.stage}, of which it was made, was taken.")
     return found

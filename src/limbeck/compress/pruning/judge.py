@@ -12,7 +12,7 @@ from limbeck import scores
 from limbeck.compress.pruning.feeding import first_batches
 from limbeck.compress.pruning.groups import Group
 from limbeck.compress.pruning.judging import activations, gradients, reconstruction
-from limbeck.compress.pruning.judging.inputs import Found
+from limbeck.compress.pruning.judging.inputs import Found, Reasons
 from limbeck.compress.pruning.members import (
     entries,
     first_consumer,
@@ -53,7 +53,7 @@ def needs_labels(by: str) -> bool:
     return _known(by) in _WITH_LABELS
 
 
-def cannot_judge(by: str, model: nn.Module, group: Group) -> str | None:
+def _cannot_judge(by: str, model: nn.Module, group: Group) -> str | None:
     """Why a score has nothing to look at in a group of channels; None where it has."""
     plain = original(model)
     try:
@@ -119,16 +119,55 @@ def judge(
         LimbeckError: a group has not what the score looks at: no batch normalisation, no zeros, no consumer.
         NonFiniteError: a weight or an activation is NaN or infinite.
     """
+    found, why = _judged(model, by, list(groups), calibration, seed)
+    for name, reason in why.items():
+        raise LimbeckError(_ADVICE.format(name=name, reason=reason))
+    return found
+
+
+def judge_what_can_be(
+    model: nn.Module,
+    by: str,
+    groups: Sequence[Group],
+    *,
+    example: Any,
+    calibration: Iterable[Batch] = (),
+    seed: int = 0,
+) -> tuple[list[Group], Found, Reasons]:
+    """The groups that a score can say something about, their scores, and why it cannot about the others.
+
+    Args and errors are those of `judge`, but that a group which has not what the score looks at is no error.
+
+    Raises:
+        LimbeckError: it can say nothing about any of them.
+    """
     _known(by)
-    groups = list(groups)
+    why = {g.name: told for g in groups if (told := _cannot_judge(by, model, g)) is not None}
+    if len(why) == len(groups):
+        raise LimbeckError(next(iter(why.values())))
+    found, more = _judged(model, by, [g for g in groups if g.name not in why], calibration, seed)
+    if not found:
+        name, reason = next(iter(more.items()))
+        raise LimbeckError(_ADVICE.format(name=name, reason=reason))
+    return [g for g in groups if g.name in found], found, {**why, **more}
+
+
+_ADVICE = "group {name!r}: {reason}. Take a score that looks at something else, such as l1, fpgm or taylor_weight"
+
+
+def _judged(
+    model: nn.Module, by: str, groups: list[Group], calibration: Iterable[Batch], seed: int
+) -> tuple[Found, Reasons]:
+    """Scores, and why there are none."""
+    _known(by)
     if by == "random":
-        return {g.name: scores.random(g.size, seed_for(seed, "random", g.name)) for g in groups}
+        return {g.name: scores.random(g.size, seed_for(seed, "random", g.name)) for g in groups}, {}
     plain = original(model)
     if by in _WEIGHTS:
-        return {g.name: summed(_WEIGHTS[by](filters) for filters in producers(plain, g)) for g in groups}
+        return {g.name: summed(_WEIGHTS[by](filters) for filters in producers(plain, g)) for g in groups}, {}
     if by == "slimming":
         norms = {g.name: first_norm(plain, g, by) for g in groups}
-        return {name: scores.slimming(entries(norm.weight, member)) for name, (norm, member) in norms.items()}
+        return {name: scores.slimming(entries(norm.weight, member)) for name, (norm, member) in norms.items()}, {}
     batches = first_batches(calibration, plain)
     if not batches:
         raise HyperParameterError(
@@ -143,12 +182,14 @@ def judge(
     with own_random_numbers():
         work = _bare(copied(plain)).eval().requires_grad_(by in _WITH_LABELS and by != "oracle")
         if by in ("apoz", "mean_activation"):
-            found = activations.averaged(work, by, groups, batches)
+            found, why = activations.averaged(work, by, groups, batches)
         elif by in ("lasso", "thinet"):
-            found = reconstruction.by_reconstruction(work, by, groups, batches, seed)
+            found, why = reconstruction.by_reconstruction(work, by, groups, batches, seed)
+        elif by in _BY_INPUTS:
+            found, why = _BY_INPUTS[by](work, groups, batches)
         else:
-            found = _FOLLOW[by](work, groups, batches)
-    return {name: score.detach().double().cpu() for name, score in found.items()}
+            found, why = _BY_GRADIENTS[by](work, groups, batches), Reasons()
+    return {name: score.detach().double().cpu() for name, score in found.items()}, why
 
 
 def _bare(model: nn.Module) -> nn.Module:
@@ -166,10 +207,12 @@ def _known(by: str) -> str:
     return by
 
 
-_FOLLOW: Mapping[str, Callable[[nn.Module, Sequence[Group], Sequence[Batch]], Found]] = {
+_BY_INPUTS: Mapping[str, Callable[[nn.Module, Sequence[Group], Sequence[Batch]], tuple[Found, Reasons]]] = {
     "taylor": activations.taylor,
+    "oracle": activations.oracle,
+}
+_BY_GRADIENTS: Mapping[str, Callable[[nn.Module, Sequence[Group], Sequence[Batch]], Found]] = {
     "taylor_gate": gradients.gates,
     "taylor_weight": gradients.weights,
     "obd": gradients.obd,
-    "oracle": activations.oracle,
 }

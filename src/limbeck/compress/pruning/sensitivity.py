@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from limbeck.compress.pruning.graph import groups
-from limbeck.compress.pruning.judge import judge
+from limbeck.compress.pruning.judge import judge_what_can_be
 from limbeck.compress.pruning.select import checked, kept_share, order
 from limbeck.compress.pruning.surgery import removed
 from limbeck.data.iterables import Batches
@@ -43,10 +43,11 @@ def scan(
 
     Returns:
         Plain data: group -> (ratio, what was measured), ratios ascending.  At ratio 0 stands what the whole model has.
+        Groups that the score can say nothing about have no line.
 
     Raises:
         HyperParameterError: there are no ratios, or one is outside [0, 1).
-        LimbeckError: nothing can be removed.
+        LimbeckError: nothing can be removed, or the score can say nothing about any of it.
 
     >>> import torch
     >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
@@ -60,8 +61,10 @@ def scan(
     for part in parts:
         require(finite(part) and 0 <= part < 1, "ratios", part, "parts to be removed, each in [0, 1)")
     calibration = Batches(calibration, "the calibration batches")
-    found = groups(model, example)
-    scores = checked(found, judge(model, by, found, example=example, calibration=calibration, seed=seed))
+    found, scores, _ = judge_what_can_be(
+        model, by, groups(model, example), example=example, calibration=calibration, seed=seed
+    )
+    checked(found, scores)
     whole = measure(removed(model, found, {})) if 0 in parts else None
     lines: Scan = {}
     for group in found:

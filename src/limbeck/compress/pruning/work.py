@@ -9,7 +9,7 @@ from torch import nn
 
 from limbeck.compress.pruning.graph import channel_graph, few
 from limbeck.compress.pruning.groups import Group
-from limbeck.compress.pruning.judge import cannot_judge, judge
+from limbeck.compress.pruning.judge import judge_what_can_be
 from limbeck.compress.pruning.judged import Judged
 from limbeck.compress.pruning.labels import whole_groups
 from limbeck.compress.pruning.select import checked, row_of
@@ -78,13 +78,15 @@ def _judged(
     """The network with scores for what may go of it, and layer -> why it is left whole."""
     _finite(model)
     graph = channel_graph(model, example)
-    groups, unjudged = _fit_for(told.by, model, _chosen(told, model, graph.groups))
+    seed = base_seed(told.seed)
+    groups, scores, unjudged = judge_what_can_be(
+        model, told.by, _chosen(told, model, graph.groups), example=example, calibration=calibration, seed=seed
+    )
     bases = {g.name: g.size for g in channel_graph(original, example).groups} if original is not model else {}
     rows = [
         row_of(g, base=max(g.size, bases.get(g.name, g.size)), multiple=told.multiple, minimum=told.minimum)
         for g in groups
     ]
-    scores = judge(model, told.by, groups, example=example, calibration=calibration, seed=base_seed(told.seed))
     judged = Judged(model, original, groups, rows, checked(groups, scores), example, calibration)
     return judged, {**graph.left, **unjudged}
 
@@ -118,18 +120,6 @@ def _chosen(told: Prune, model: nn.Module, groups: Sequence[Group]) -> list[Grou
         if not any(touches(g, name) for g in ours):
             raise LimbeckError(f"layers: no channel that {name!r} makes can be removed")
     return ours
-
-
-def _fit_for(by: str, model: nn.Module, groups: Sequence[Group]) -> tuple[list[Group], dict[str, str]]:
-    """The groups that the score can say something about, and why it cannot about the others.
-
-    Raises:
-        LimbeckError: it can say nothing about any of them.
-    """
-    why = {g.name: told for g in groups if (told := cannot_judge(by, model, g)) is not None}
-    if len(why) == len(groups):
-        raise LimbeckError(next(iter(why.values())))
-    return [g for g in groups if g.name not in why], why
 
 
 def _makers(group: Group, modules: Mapping[str, nn.Module]) -> list[str]:

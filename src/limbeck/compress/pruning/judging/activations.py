@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,15 +10,14 @@ from torch import Tensor, nn
 from limbeck import scores
 from limbeck.compress.pruning.feeding import losses_of
 from limbeck.compress.pruning.groups import Group
-from limbeck.compress.pruning.judging.inputs import Found, inputs_of, require_seen
+from limbeck.compress.pruning.judging.inputs import Found, Reasons, inputs_of, unseen
 from limbeck.compress.pruning.members import by_channel, first_consumer
 from limbeck.compress.pruning.sampling import can_sample
-from limbeck.errors import LimbeckError
 from limbeck.phase import Batch
 from limbeck.taps import call
 
 
-def averaged(model: nn.Module, by: str, groups: Sequence[Group], batches: Sequence[Batch]) -> Found:
+def averaged(model: nn.Module, by: str, groups: Sequence[Group], batches: Sequence[Batch]) -> tuple[Found, Reasons]:
     """Means over samples and positions: ``apoz`` and ``mean_activation``."""
     formula = scores.apoz if by == "apoz" else scores.mean_activation
     consumers = {g.name: first_consumer(model, g, by) for g in groups}
@@ -34,21 +32,20 @@ def averaged(model: nn.Module, by: str, groups: Sequence[Group], batches: Sequen
     with torch.no_grad(), inputs_of({name: layer for name, (layer, _) in consumers.items()}, see):
         for batch in batches:
             call(model, batch.inputs)
-    require_seen(by, groups, consumers, set(total))
+    why = unseen(by, groups, consumers, total)
     means = {name: score / count[name] for name, score in total.items()}
     if by != "apoz":
-        return means
-    for name, zeros in means.items():
-        if not bool(zeros.any()):
-            raise LimbeckError(
-                f"group {name!r}: apoz counts activations that are exactly zero, and in what goes into "
-                f"{consumers[name][1].module!r} there is none; there is no ReLU in between (GELU, SiLU, sigmoid and tanh are "
-                "never quite zero). Take another score, such as taylor or mean_activation"
-            )
-    return {name: 1.0 - zeros for name, zeros in means.items()}
+        return means, why
+    never = {name for name, zeros in means.items() if not bool(zeros.any())}
+    why |= {
+        name: f"apoz counts activations that are exactly zero, and in what goes into {consumers[name][1].module!r} there is none: "
+        "no ReLU is in between (GELU, SiLU, sigmoid and tanh are never quite zero), or a mean over positions is"
+        for name in never
+    }
+    return {name: 1.0 - zeros for name, zeros in means.items() if name not in never}, why
 
 
-def taylor(model: nn.Module, groups: Sequence[Group], batches: Sequence[Batch]) -> Found:
+def taylor(model: nn.Module, groups: Sequence[Group], batches: Sequence[Batch]) -> tuple[Found, Reasons]:
     """By activations and the gradients at them."""
     consumers = {g.name: first_consumer(model, g, "taylor") for g in groups}
     total: Found = {}
@@ -73,41 +70,52 @@ def taylor(model: nn.Module, groups: Sequence[Group], batches: Sequence[Batch]) 
                     total.get(name, 0.0) + len(z) * scores.taylor(z, by_channel(layer, slope, member)).double()
                 )
                 count[name] += len(z)
-    require_seen("taylor", groups, consumers, set(total))
-    return {name: scores.unit_norm(score / count[name]) for name, score in total.items()}
+    found = {name: scores.unit_norm(score / count[name]) for name, score in total.items()}
+    return found, unseen("taylor", groups, consumers, total)
 
 
-def oracle(model: nn.Module, groups: Sequence[Group], batches: Sequence[Batch]) -> Found:
-    """Measured: the loss without each channel in turn."""
+def oracle(model: nn.Module, groups: Sequence[Group], batches: Sequence[Batch]) -> tuple[Found, Reasons]:
+    """Measured: the loss without each channel in turn, which is zero for every layer that reads it."""
+    for group in groups:
+        first_consumer(model, group, "oracle")
     modules = dict(model.named_modules())
-
-    def measured() -> Tensor:
-        return torch.cat([losses_of(model, batch).double() for batch in batches])
-
+    paths = dict.fromkeys(m.module for g in groups for m in g.of("in"))
+    readers = {path: modules[path] for path in paths if can_sample(modules.get(path, nn.Identity()))}
+    ran: set[str] = set()
     found: Found = {}
     with torch.no_grad():
-        whole = measured()
+        with inputs_of(readers, lambda path, x: ran.add(path)):
+            whole = _losses(model, batches)
+        why = {
+            g.name: f"the oracle makes a channel zero in every layer that reads it, and {m.module!r} never ran as a convolution or "
+            "linear layer of its own"
+            for g in groups
+            for m in g.of("in")
+            if m.module not in ran
+        }
         for group in groups:
-            first_consumer(model, group, "oracle")
-            consumers = [
-                (modules[m.module], m) for m in group.of("in") if can_sample(modules.get(m.module, nn.Identity()))
-            ]
-            changes = []
-            for channel in range(group.size):
+            if group.name not in why:
+                less = [_without(model, group, channel, readers, batches) for channel in range(group.size)]
+                found[group.name] = torch.stack([scores.oracle(whole, losses) for losses in less])
+    return found, why
 
-                def silence(layer: nn.Module, index: tuple[int, ...]) -> Callable[..., Any]:
-                    def hook(module: nn.Module, args: tuple[Any, ...]) -> Any:
-                        x = args[0].clone()
-                        x.movedim(-1 if isinstance(layer, nn.Linear) else 1, 0)[list(index)] = 0
-                        return (x, *args[1:])
 
-                    return hook
+def _losses(model: nn.Module, batches: Sequence[Batch]) -> Tensor:
+    return torch.cat([losses_of(model, batch).double() for batch in batches])
 
-                handles = [layer.register_forward_pre_hook(silence(layer, m.index[channel])) for layer, m in consumers]
-                try:
-                    changes.append(scores.oracle(whole, measured()))
-                finally:
-                    for handle in handles:
-                        handle.remove()
-            found[group.name] = torch.stack(changes)
-    return found
+
+def _without(
+    model: nn.Module, group: Group, channel: int, readers: Mapping[str, nn.Module], batches: Sequence[Batch]
+) -> Tensor:
+    """The losses where nobody reads this channel."""
+    reads: dict[str, list[int]] = {}
+    for member in group.of("in"):
+        reads.setdefault(member.module, []).extend(member.index[channel])
+
+    def silence(path: str, x: Tensor) -> Tensor:
+        x = x.clone()
+        x.movedim(-1 if isinstance(readers[path], nn.Linear) else 1, 0)[reads[path]] = 0
+        return x
+
+    with inputs_of({path: readers[path] for path in reads}, silence):
+        return _losses(model, batches)

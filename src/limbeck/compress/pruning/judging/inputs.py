@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
 
 from limbeck.compress.pruning.groups import Group, Member
-from limbeck.errors import LimbeckError
 
 Found = dict[str, Tensor]  # scores by the name of the group
+Reasons = dict[str, str]  # ... and why there are none
 
 
 @contextmanager
@@ -33,13 +33,13 @@ def inputs_of(watched: Mapping[str, nn.Module], see: Callable[[str, Tensor], Ten
             handle.remove()
 
 
-def require_seen(
-    by: str, groups: Sequence[Group], consumers: Mapping[str, tuple[nn.Module, Member]], seen: set
-) -> None:
-    for group in groups:
-        if group.name not in seen:
-            raise LimbeckError(
-                f"group {group.name!r}: {by} looks at what goes into {consumers[group.name][1].module!r}, which never ran as a "
-                "module of its own (a fused attention uses the weights of its parts without calling them, say); take a "
-                "score that looks at weights, such as l1 or fpgm"
-            )
+def unseen(
+    by: str, groups: Sequence[Group], consumers: Mapping[str, tuple[nn.Module, Member]], seen: Collection[str]
+) -> Reasons:
+    """The groups whose consumers were never called."""
+    return {
+        g.name: f"{by} looks at what goes into {consumers[g.name][1].module!r}, which never ran as a module of its own (a fused "
+        "attention uses the weights of its parts without calling them, say)"
+        for g in groups
+        if g.name not in seen
+    }

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from limbeck import scores
 from limbeck.compress.pruning.groups import Group, Member
-from limbeck.compress.pruning.judging.inputs import Found, inputs_of, require_seen
+from limbeck.compress.pruning.judging.inputs import Found, Reasons, inputs_of, unseen
 from limbeck.compress.pruning.members import first_consumer
 from limbeck.compress.pruning.sampling import dense, patches, places
 from limbeck.phase import Batch, seed_for
@@ -19,7 +19,9 @@ PLACES = 10  # positions of each sample whose patches LASSO and ThiNet look at (
 ROWS = 4096  # at most so many patches of a layer for ThiNet
 
 
-def by_reconstruction(model: nn.Module, by: str, groups: Sequence[Group], batches: Sequence[Batch], seed: int) -> Found:
+def by_reconstruction(
+    model: nn.Module, by: str, groups: Sequence[Group], batches: Sequence[Batch], seed: int
+) -> tuple[Found, Reasons]:
     """``lasso`` and ``thinet``: how badly the other inputs of a layer make up for one, at drawn positions."""
     consumers = {g.name: first_consumer(model, g, by) for g in groups}
     generators = {name: torch.Generator().manual_seed(seed_for(seed, by, name)) for name in consumers}
@@ -50,10 +52,12 @@ def by_reconstruction(model: nn.Module, by: str, groups: Sequence[Group], batche
     with torch.no_grad(), inputs_of({name: layer for name, (layer, _) in consumers.items()}, see):
         for batch in batches:
             call(model, batch.inputs)
-    require_seen(by, groups, consumers, set(sums) if by == "lasso" else {name for name, x in rows.items() if x})
+    why = unseen(by, groups, consumers, sums if by == "lasso" else {name for name, x in rows.items() if x})
     found: Found = {}
     for group in groups:
         name = group.name
+        if name in why:
+            continue
         if by == "lasso":
             gram, moment = (part / count[name] for part in sums[name])
             order = scores.lasso_order(gram, moment)
@@ -62,7 +66,7 @@ def by_reconstruction(model: nn.Module, by: str, groups: Sequence[Group], batche
             order = scores.thinet(torch.cat(rows[name])[:ROWS])
             found[name] = torch.empty(group.size, dtype=torch.float64)
             found[name][order] = torch.arange(group.size, dtype=torch.float64) / group.size
-    return found
+    return found, why
 
 
 def _by_channel(values: Tensor, member: Member, dim: int) -> Tensor:
