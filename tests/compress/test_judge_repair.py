@@ -15,6 +15,7 @@ from limbeck.compress.pruning.groups import Group, Member
 from limbeck.compress.pruning.reconstruct import repair
 from limbeck.errors import HyperParameterError, NameUnknown
 from limbeck.phase import Batch
+from limbeck.taps import call
 
 
 def ones(n):
@@ -161,6 +162,61 @@ def test_a_layer_with_too_many_weights_is_rescaled(monkeypatch):
     found = repair(whole, small, GROUPS, KEPT, "lasso", calibration=batches())
     assert [told.how for told in found.values()] == ["scales", "weights"]
     assert found["conv2"].after < found["conv2"].before
+
+
+@pytest.mark.parametrize("by", ["lasso", "thinet"])
+def test_answers_are_held_for_a_few_layers_at_a_time(by, monkeypatch):
+    """However many: the weights are the same, and each network runs no further and no oftener than it must."""
+    ran = []
+    monkeypatch.setattr(reconstruct, "call", lambda model, x: ran.append(model) or call(model, x))
+    found = {}
+    for held in (reconstruct.HELD, 0):
+        monkeypatch.setattr(reconstruct, "HELD", held)
+        whole, small = pair()
+        last = []
+        small.fc.register_forward_hook(lambda *_: last.append(1))  # noqa: B023
+        ran.clear()
+        repair(whole, small, GROUPS, KEPT, by, calibration=batches())
+        found[held] = small.state_dict()
+        # To see what runs, and for answers: once for all layers, or once for each of the two.
+        assert len(ran) == 1 + 4 * (1 if held else 2)
+        assert len(last) == 1
+    first, second = found.values()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_a_layer_that_runs_twice_is_fitted_to_its_last_call():
+    class Twice(nn.Module):
+        def __init__(self, width):
+            super().__init__()
+            self.first, self.again = nn.Linear(3, width), nn.Linear(width, width)
+            self.last = nn.Linear(width, 2)
+
+        def forward(self, x):
+            return self.last(self.again(self.again(self.first(x).relu()).relu()).relu())
+
+    torch.manual_seed(0)
+    whole, small, stay = Twice(8), Twice(5), [0, 2, 3, 5, 7]
+    with torch.no_grad():
+        for layer, ins, outs in (("first", range(3), stay), ("again", stay, stay), ("last", stay, range(2))):
+            old, new = whole.get_submodule(layer), small.get_submodule(layer)
+            new.weight.copy_(old.weight[list(outs)][:, list(ins)])
+            new.bias.copy_(old.bias[list(outs)])
+    before = copy.deepcopy(small)
+    members = [Member("first", "out", ones(8)), Member("again", "in", ones(8)), Member("again", "out", ones(8))]
+    found = repair(
+        whole,
+        small,
+        [Group("first", 8, (*members, Member("last", "in", ones(8))))],
+        {"first": stay},
+        "lasso",
+        calibration=[Batch(torch.randn(64, 3))],
+    )
+    assert list(found) == ["again", "last"]
+    x = torch.randn(64, 3)
+    with torch.no_grad():
+        apart = [(net(x) - whole(x)).square().mean() for net in (before, small)]
+    assert apart[1] < apart[0]
 
 
 def test_groups_that_lost_nothing_are_not_touched():

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from limbeck.batches import batch_size
 from limbeck.compress.pruning.feeding import first_batches
 from limbeck.compress.pruning.groups import Group
+from limbeck.compress.pruning.judging.inputs import inputs_of
 from limbeck.compress.pruning.judging.reconstruction import PLACES
 from limbeck.compress.pruning.sampling import can_sample, dense, patches, places, responses
 from limbeck.errors import HyperParameterError, NameUnknown, unknown
 from limbeck.models.swap import copied
 from limbeck.phase import Batch, seed_for
 from limbeck.randomness import own_random_numbers
-from limbeck.taps import call, original
+from limbeck.taps import Tapped, call, original
 
 REPAIRS: tuple[str, ...] = ("lasso", "thinet")
 LARGEST = 6144  # inputs of a layer times positions of its kernel from which on only channels are rescaled
+HELD = 2**26  # numbers that layers of the whole network may have answered and that are held together: 256 MiB
 _RIDGE = 1e-5  # how far the weights may go for how little, relative to the mean energy of an input
 
 
@@ -88,10 +91,15 @@ def repair(
     found: dict[str, Repair] = {}
     with own_random_numbers(), torch.no_grad(), _eval(small):
         source = copied(whole).eval()
-        for path in _order(small, batches[0], [path for path, sides in lost.items() if sides["in"]]):
-            new = _fit(source, small, path, lost[path]["out"], by, batches, seed_for(seed, "repair", path))
-            if new is not None:
-                found[path] = new
+        runs = _runs(small, batches[0], [path for path, sides in lost.items() if sides["in"]])
+        layers = {path: _staying(source, small, path, lost[path]["out"]) for path in runs}
+        for part in _portions({path: stay for path, stay in layers.items() if stay is not None}, batches):
+            answers = _answers(source, part, batches, seed)
+            for path in part:
+                inputs = _inputs(small, path, batches, once=runs[path] == 1)
+                new = _fit(small.get_submodule(path), by, zip(inputs, answers.pop(path), strict=True))
+                if new is not None:
+                    found[path] = new
     return found
 
 
@@ -109,28 +117,24 @@ def _lost(groups: Sequence[Group], kept: Mapping[str, Sequence[int]]) -> dict[st
     return lost
 
 
-def _order(model: nn.Module, batch: Batch, wanted: Sequence[str]) -> list[str]:
-    """Those of these layers that run, in the order in which they do."""
-    ran: dict[str, None] = {}
+def _runs(model: nn.Module, batch: Batch, wanted: Sequence[str]) -> dict[str, int]:
+    """Those of these layers that run, in the order in which they first do, and how often."""
+    ran: dict[str, int] = {}
     modules = dict(model.named_modules())
+    layers = {path: modules[path] for path in wanted if can_sample(modules.get(path, nn.Identity()))}
 
-    def watch(path: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            ran[path] = None
+    def see(path: str, x: Tensor) -> None:
+        ran[path] = ran.get(path, 0) + 1
 
-        return hook
-
-    handles = [
-        modules[path].register_forward_pre_hook(watch(path))
-        for path in wanted
-        if can_sample(modules.get(path, nn.Identity()))
-    ]
-    try:
+    with inputs_of(layers, see):
         call(model, batch.inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return list(ran)
+    return ran
+
+
+def _staying(whole: nn.Module, small: nn.Module, path: str, gone: set[int]) -> list[int] | None:
+    """The outputs that a layer still has; None: more has changed than these groups, so that answers cannot be matched."""
+    stay = [row for row in range(len(dense(whole.get_submodule(path)))) if row not in gone]
+    return stay if len(stay) == len(dense(small.get_submodule(path))) else None
 
 
 @contextmanager
@@ -144,41 +148,77 @@ def _eval(model: nn.Module):
             module.training = mode
 
 
-def _heard(model: nn.Module, path: str, batch: Batch) -> tuple[Tensor, Tensor]:
-    """What goes into a layer, and what comes out of it (of its last call)."""
-    seen: list[tuple[Tensor, Tensor]] = []
-
-    def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        seen.append((args[0].detach(), output.detach().clone()))
-
-    handle = model.get_submodule(path).register_forward_hook(hook)
-    try:
-        call(model, batch.inputs)
-    finally:
-        handle.remove()
-    return seen[-1]
+# What a layer answered to a batch: at which places, ``[samples, places]``, and what, ``[samples * places, out]``.
+_Answer = tuple[Tensor, Tensor]
 
 
-def _fit(
-    whole: nn.Module, small: nn.Module, path: str, gone: set[int], by: str, batches: Sequence[Batch], seed: int
-) -> Repair | None:
-    layer, old = small.get_submodule(path), whole.get_submodule(path)
+def _portions(layers: Mapping[str, list[int]], batches: Sequence[Batch]) -> Iterator[dict[str, list[int]]]:
+    """The layers in their order, so many at a time that their answers may be held together."""
+    rows = PLACES * sum(batch_size(batch.inputs) for batch in batches)
+    part: dict[str, list[int]] = {}
+    for path, stay in layers.items():
+        if part and rows * (len(stay) + sum(map(len, part.values()))) > HELD:
+            yield part
+            part = {}
+        part[path] = stay
+    if part:
+        yield part
+
+
+def _answers(
+    whole: nn.Module, layers: Mapping[str, list[int]], batches: Sequence[Batch], seed: int
+) -> dict[str, list[_Answer]]:
+    """What these layers of the whole network answer (in their last calls), batch by batch, at places that are drawn."""
+    modules = {path: whole.get_submodule(path) for path in layers}
+    draw = {path: torch.Generator().manual_seed(seed_for(seed, "repair", path)) for path in layers}
+    found: dict[str, list[_Answer]] = {path: [] for path in layers}
+    for batch in batches:
+        begun = {path: generator.get_state() for path, generator in draw.items()}
+        seen: dict[str, _Answer] = {}
+
+        def watch(path: str) -> Callable[..., None]:
+            def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+                where = places(module, args[0], PLACES, draw[path].set_state(begun[path]))  # noqa: B023
+                seen[path] = where, responses(module, output, where)[:, layers[path]]  # noqa: B023
+
+            return hook
+
+        handles = [module.register_forward_hook(watch(path)) for path, module in modules.items()]
+        try:
+            call(whole, batch.inputs)
+        finally:
+            for handle in handles:
+                handle.remove()
+        for path, answer in seen.items():
+            found[path].append(answer)
+    return found
+
+
+def _inputs(model: nn.Module, path: str, batches: Sequence[Batch], *, once: bool) -> Iterator[Tensor]:
+    """What goes into a layer (in its last call), batch by batch; what comes behind it is not run, if it runs but once."""
+    if once:
+        with closing(Tapped(model, (f"{path}:in",), stop=True)) as tapped:
+            for batch in batches:
+                yield tapped(batch.inputs).taps[f"{path}:in"]
+        return
+    seen: list[Tensor] = []
+    with inputs_of({path: model.get_submodule(path)}, lambda name, x: seen.append(x.detach().clone())):
+        for batch in batches:
+            call(model, batch.inputs)
+            yield seen[-1]
+            seen.clear()
+
+
+def _fit(layer: nn.Module, by: str, heard: Iterable[tuple[Tensor, _Answer]]) -> Repair | None:
     weight = dense(layer).double()  # [out, in, positions of the kernel]
-    stay = [row for row in range(len(dense(old))) if row not in gone]
-    if len(stay) != len(weight):
-        return None  # changed by more than these groups: its answers cannot be matched one by one
     out, inputs, kernel = weight.shape
     every = by == "lasso" and getattr(layer, "groups", 1) == 1 and inputs * kernel <= LARGEST
     size = inputs * kernel if every else inputs
     gram = weight.new_zeros(size, size)
     cross = weight.new_zeros(size, out if every else 1)
     energy = missed = 0.0
-    generator = torch.Generator().manual_seed(seed)
-    for batch in batches:
-        _, y = _heard(whole, path, batch)
-        x, _ = _heard(small, path, batch)
-        where = places(layer, x, PLACES, generator)
-        target = responses(old, y, where)[:, stay].double()
+    for x, (where, answer) in heard:
+        target = answer.double()
         patch = patches(layer, x, where).double()
         left = target - torch.einsum("sik,oik->so", patch, weight)
         energy += float(target.square().sum())
