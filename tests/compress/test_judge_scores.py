@@ -215,6 +215,33 @@ def test_a_layer_whose_weights_are_used_without_it_is_not_judged_by_its_inputs(b
     assert "never ran as a" in why["first"]
 
 
+def test_the_oracle_passes_over_heads_that_run_in_training_alone():
+    class Headed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last, self.beside = nn.Linear(4, 6), nn.Linear(6, 3), nn.Linear(6, 3)
+
+        def forward(self, x):
+            h = self.first(x).relu()
+            return (self.last(h), self.beside(h)) if self.training else self.last(h)
+
+    torch.manual_seed(0)
+    model, data = Headed(), [Batch(torch.randn(8, 4), torch.randint(3, (8,)))]
+    out, last, beside = (
+        Member("first", "out", ones(6)),
+        Member("last", "in", ones(6)),
+        Member("beside", "in", ones(6)),
+    )
+    told = {"example": data[0].inputs, "calibration": data}
+    alone = judge(model, "oracle", [Group("first", 6, (out, last))], **told)["first"]
+    both = judge(model, "oracle", [Group("first", 6, (out, last, beside))], **told)["first"]
+    assert torch.equal(alone, both)
+    assert (alone > 0).any()
+    assert all(p.requires_grad and p.grad is None for p in model.parameters())
+    with pytest.raises(LimbeckError, match="'beside' never ran"):
+        judge(model, "oracle", [Group("first", 6, (out, beside))], **told)
+
+
 def test_mean_activation():
     model = net()
     a, _, _ = inner(model, torch.cat([batch.inputs for batch in batches()]))

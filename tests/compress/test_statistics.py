@@ -63,6 +63,10 @@ def test_batches_without_variance_are_named(how: Compressor, sizes: tuple[int, .
     if sum(sizes) == 2:
         assert "every calibration batch is a single sample, which has no variance" in said
         assert "estimated anew" not in said
-    elif not isinstance(how, Binarize):  # whose own BatchNorms have no statistics yet, so that all are new
+        assert ("have seen nothing yet" in said) == isinstance(how, Binarize)
+    elif isinstance(how, Binarize):  # says only where its own BatchNorms have seen nothing
+        assert "variance" not in said
+        assert "have seen nothing yet" not in said
+    else:
         assert "estimated anew" in said
         assert "1 calibration batch of a single sample did not count for them" in said

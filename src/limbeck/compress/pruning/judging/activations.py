@@ -12,7 +12,7 @@ from limbeck.compress.pruning.feeding import losses_of
 from limbeck.compress.pruning.groups import Group
 from limbeck.compress.pruning.judging.inputs import Found, Reasons, inputs_of, unseen
 from limbeck.compress.pruning.members import by_channel, first_consumer
-from limbeck.compress.pruning.sampling import can_sample
+from limbeck.compress.pruning.sampling import can_sample, weight_of
 from limbeck.phase import Batch
 from limbeck.taps import call
 
@@ -86,18 +86,31 @@ def oracle(model: nn.Module, groups: Sequence[Group], batches: Sequence[Batch]) 
     with torch.no_grad():
         with inputs_of(readers, lambda path, x: ran.add(path)):
             whole = _losses(model, batches)
+        idle = _unused(model, {path: layer for path, layer in readers.items() if path not in ran}, batches[0])
         why = {
             g.name: f"the oracle makes a channel zero in every layer that reads it, and {m.module!r} never ran as a convolution or "
             "linear layer of its own"
             for g in groups
             for m in g.of("in")
-            if m.module not in ran
+            if m.module not in ran and (m.module not in idle or all(n.module in idle for n in g.of("in")))
         }
         for group in groups:
             if group.name not in why:
                 less = [_without(model, group, channel, readers, batches) for channel in range(group.size)]
                 found[group.name] = torch.stack([scores.oracle(whole, losses) for losses in less])
     return found, why
+
+
+def _unused(model: nn.Module, layers: Mapping[str, nn.Module], batch: Batch) -> set[str]:
+    """Those of these layers that have no part in the loss, as heads that run in training alone; not even by their weights."""
+    weights = {path: weight_of(layer).requires_grad_() for path, layer in layers.items()}
+    with torch.enable_grad():
+        loss = losses_of(model, batch).sum()
+    wanted = list(weights.values())
+    slopes = torch.autograd.grad(loss, wanted, allow_unused=True) if loss.requires_grad else [None] * len(wanted)
+    for weight in wanted:
+        weight.requires_grad_(False)
+    return {path for path, slope in zip(weights, slopes, strict=True) if slope is None}
 
 
 def _losses(model: nn.Module, batches: Sequence[Batch]) -> Tensor:

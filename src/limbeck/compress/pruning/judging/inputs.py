@@ -16,7 +16,7 @@ Reasons = dict[str, str]  # ... and why there are none
 
 @contextmanager
 def inputs_of(watched: Mapping[str, nn.Module], see: Callable[[str, Tensor], Tensor | None]) -> Iterator[None]:
-    """Show ``see`` what goes into these layers, by the name of the group; what it returns goes in instead."""
+    """Show ``see`` what goes into these layers, by the names that they are given; what it returns goes in instead."""
 
     def watch(name: str) -> Callable[..., Any]:
         def hook(module: nn.Module, args: tuple[Any, ...]) -> Any:
