@@ -58,7 +58,7 @@ def costs(stages: list[dict[str, Any]], baseline: str) -> dict[str, float]:
     """What every network took with all that it needs, as many times as the baseline; without those that cannot be told."""
     by_name = {s["name"]: s for s in stages}
     seconds = {name: quiet_seconds(stage) for name, stage in by_name.items()}
-    took = {name: [seconds[one] for one in needed(name, by_name)] for name in by_name}
+    took = {name: [seconds[one] for one in sorted(needed(name, by_name))] for name in by_name}
     whole = {name: sum(parts) for name, parts in took.items() if parts and all(parts)}  # type: ignore[arg-type]
     return {name: value / whole[baseline] for name, value in whole.items()}
 

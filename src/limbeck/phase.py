@@ -154,15 +154,15 @@ class Phase:
                         f"and {player!r}; a module has one owner"
                     )
                 owners[name] = player
-        for name in (*self.taps, *self.stops, *self.eager, *self.keeps):
+        for name in (*self.taps, *sorted(self.stops), *sorted(self.eager), *self.keeps):
             if name not in self.modules:
                 raise NameUnknown(unknown("module", name, self.modules, f"phase {self.name!r}"))
 
     @property
     def frozen(self) -> tuple[str, ...]:
         """The modules that nobody trains in this phase."""
-        owned = {name for names in self.trains.values() for name in names}
-        return tuple(name for name in self.modules if name not in owned)
+        trained = {name for names in self.trains.values() for name in names}
+        return tuple(name for name in self.modules if name not in trained)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -107,7 +107,7 @@ def classes_of(table: Table) -> tuple[str, ...]:
         return table.classes
     present = {value for value in table.labels if value is not None}
     if any(isinstance(value, str) for value in present):
-        return tuple(sorted(map(str, present)))
+        return tuple(sorted(str(value) for value in present))
     largest = max((int(v) for v in present), default=-1)
     if largest >= len(table.labels):
         row = table.labels.index(largest)

@@ -169,8 +169,8 @@ def _students(run: Run) -> set[str | None]:
 
 
 def _common_teacher(run: Run) -> str | None:
-    teachers = {teacher for stage in run.stages for teacher in stage.teachers}
-    return teachers.pop() if len(teachers) == 1 else None
+    names = {teacher for stage in run.stages for teacher in stage.teachers}
+    return names.pop() if len(names) == 1 else None
 
 
 def _rivals(run: Run, stage: Stage) -> bool:

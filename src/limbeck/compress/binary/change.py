@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.nn.utils import parametrize
-from torch.utils._pytree import tree_leaves
 
+from limbeck.compress.answers import tensors
 from limbeck.compress.binary.layers import KINDS, BinaryConv, BinaryLinear, Form
 from limbeck.compress.binary.packing import packed_bytes
 from limbeck.compress.finished import require_unfinished
@@ -221,8 +221,8 @@ def _read_elsewhere(model: nn.Module, names: Sequence[str], example: Any) -> lis
             layer.register_forward_hook(lambda part, args, out: _fill(part, None))
             _fill(layer, None)
         with own_random_numbers(), torch.compiler.set_stance("force_eager"), quiet(own):
-            leaves = tree_leaves(call(own, example))
-        return any(bool(leaf.isnan().any()) for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point())
+            answers = tensors(call(own, example))
+        return any(bool(answer.isnan().any()) for answer in answers if answer.is_floating_point())
 
     if shows(()) or not shows(names):  # NaN without our doing says nothing
         return []

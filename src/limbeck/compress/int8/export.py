@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Mapping
+from contextlib import redirect_stderr
 from io import StringIO
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from limbeck.batches import batch_size
 from limbeck.compress.int8.needs import quiet
 from limbeck.errors import LimbeckError, ShapeError
+from limbeck.randomness import own_random_numbers
 
 _SHOWN = 6  # lines of torch's message
 
@@ -35,7 +36,7 @@ def exported(model: nn.Module, example: Any, *, strict: bool = True) -> tuple[to
         args, kwargs, shapes = _call(inputs, torch.export.Dim("batch", min=least))
         try:
             # torch prints the whole graph to stderr where a forward branches on values; the error below says it in a line
-            with quiet(), own_numbers(inputs), redirect_stderr(StringIO()):
+            with quiet(), own_random_numbers(), redirect_stderr(StringIO()):
                 return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=strict), least
         except Exception as error:  # torch raises a dozen kinds here
             failures.append(error)
@@ -67,15 +68,6 @@ def mapped(inputs: Any, change: Any) -> Any:
     if isinstance(inputs, Mapping):
         return {key: change(value) if _has_rows(value) else value for key, value in inputs.items()}
     return change(inputs) if _has_rows(inputs) else inputs
-
-
-@contextmanager
-def own_numbers(inputs: Any) -> Iterator[None]:
-    """torch draws random numbers while it traces; the caller's stay where they are."""
-    parts = inputs.values() if isinstance(inputs, Mapping) else [inputs]
-    devices = {part.device for part in parts if isinstance(part, Tensor) and part.device.type == "cuda"}
-    with torch.random.fork_rng(devices=list(devices)):
-        yield
 
 
 def as_graph(program: torch.export.ExportedProgram) -> fx.GraphModule:

@@ -13,7 +13,7 @@ from limbeck.compress.binary.layers import KINDS
 from limbeck.compress.finished import computed, require_unfinished
 from limbeck.compress.int8.batches import calibrate, call, require_finite_weights
 from limbeck.compress.int8.dead import remove_dead
-from limbeck.compress.int8.export import as_graph, exported, free_modes, own_numbers, two_rows
+from limbeck.compress.int8.export import as_graph, exported, free_modes, two_rows
 from limbeck.compress.int8.layers import padding, require_foldable, require_names
 from limbeck.compress.int8.needs import quiet, require_installed
 from limbeck.compress.int8.program import Quantized, count
@@ -23,6 +23,7 @@ from limbeck.data.iterables import Batches
 from limbeck.errors import LimbeckError, ShapeError
 from limbeck.models.swap import copied
 from limbeck.phase import Batch
+from limbeck.randomness import own_random_numbers
 
 _LEARNS = "limbeck_learns"
 _TINY = 1e-6
@@ -179,7 +180,7 @@ def _made(model: nn.Module, settings: Mapping[str, Any], example: Any) -> Prepar
     single, padded = _single(graph), padding(graph)
     _forget_counts(graph)
     try:
-        with quiet(), own_numbers(example):
+        with quiet(), own_random_numbers():
             graph = free_modes(prepare_qat_pt2e(graph, chosen))
     except Exception as error:  # of torchao's patterns: any kind
         raise LimbeckError(f"torchao cannot prepare {type(model).__name__} for training: {str(error)[:500]}") from error
@@ -195,7 +196,7 @@ def _measure(made: Prepared, batches: Iterable[Batch], most: int | None, example
     for part in made.modules():
         if _is_rounding(part):
             part.training = True
-    with own_numbers(example):
+    with own_random_numbers():
         calibrate(made, 1, batches, most, example, "quantization-aware training")
 
 
@@ -214,7 +215,7 @@ def converted(model: nn.Module, example: Any) -> Quantized:
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
     own = copied(model).eval()
-    with quiet(), own_numbers(example), torch.no_grad():
+    with quiet(), own_random_numbers(), torch.no_grad():
         graph = free_modes(convert_pt2e(own.body))
     remove_dead(graph)
     return finished(graph, model.least, example, mode="qat", parameters=count(model), padded=model.padded)

@@ -11,7 +11,7 @@ from torch import fx, nn
 from limbeck.compress.finished import require_unfinished
 from limbeck.compress.int8.batches import calibrate, require_finite_weights, run
 from limbeck.compress.int8.dead import remove_dead
-from limbeck.compress.int8.export import as_graph, exported, free_modes, own_numbers
+from limbeck.compress.int8.export import as_graph, exported, free_modes
 from limbeck.compress.int8.layers import in_int8, padding, require_foldable, require_names
 from limbeck.compress.int8.needs import quiet, require_installed
 from limbeck.compress.int8.program import Quantized, count, takes
@@ -19,6 +19,7 @@ from limbeck.compress.plain import plain_copy
 from limbeck.compress.trial import require_runs
 from limbeck.data.iterables import Batches
 from limbeck.errors import LimbeckError
+from limbeck.randomness import own_random_numbers
 from limbeck.taps import title
 
 
@@ -89,7 +90,7 @@ def converted(
 
     from limbeck.compress.int8.observers import quantizer
 
-    with quiet(), own_numbers(example), torch.no_grad():
+    with quiet(), own_random_numbers(), torch.no_grad():
         parameters = count(graph)
         padded = padding(graph) if mode == "static" else 1.0  # "dynamic" leaves convolutions in float
         watched = prepare_pt2e(graph, quantizer(mode=mode, **settings))

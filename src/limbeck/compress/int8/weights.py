@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, fx, nn
 
 from limbeck.compress.int8.dead import remove_dead
-from limbeck.compress.int8.export import own_numbers
 from limbeck.compress.int8.layers import require_names, unsuitable, weighted
 from limbeck.compress.int8.program import Quantized, count, takes
 from limbeck.compress.int8.static import float_graph
 from limbeck.compress.uniform import quantize, symmetric
 from limbeck.errors import LimbeckError
+from limbeck.randomness import own_random_numbers
 
 
 class Stored(nn.Module):
@@ -59,7 +59,7 @@ def _paired(integers: Tensor) -> Tensor:
 def stored(model: nn.Module, example: Any, *, bits: int, per_channel: bool, skip: tuple[str, ...]) -> Quantized:
     """The network with the weights of its convolutions and linear layers stored in few bits."""
     require_names(model, skip)
-    with own_numbers(example), torch.no_grad():
+    with own_random_numbers(), torch.no_grad():
         graph, least = float_graph(model, example)
         layers: dict[str, list[str]] = {"int8": [], "float": []}
         done: dict[fx.Node, fx.Node] = {}

@@ -12,6 +12,7 @@ from torch.nn.utils import parametrize
 
 from limbeck.batches import batch_size
 from limbeck.models.macs import as_found
+from limbeck.randomness import own_random_numbers
 from limbeck.taps import call
 
 # They read the weights of their linear layers themselves, past these layers' own forward.
@@ -101,19 +102,10 @@ def watched(model: nn.Module, example: Any) -> tuple[Any, dict[str, list[Call]]]
 
 def output_of(model: nn.Module, example: Any) -> Any:
     """What a model answers in evaluation mode, always with the same random numbers; everything is put back."""
-    devices = {t.device for t in tensors(example) if t.device.type == "cuda"}
-    with as_found(model), torch.no_grad(), torch.random.fork_rng(devices=[d.index for d in devices]):
+    with as_found(model), torch.no_grad(), own_random_numbers():
         torch.manual_seed(0)
         model.eval()
         return call(model, example)
-
-
-def tensors(value: Any) -> list[Tensor]:
-    """Every tensor in what a model takes or returns."""
-    if isinstance(value, Tensor):
-        return [value]
-    inside = value.values() if isinstance(value, Mapping) else value if isinstance(value, (tuple, list)) else ()
-    return [tensor for part in inside for tensor in tensors(part)]
 
 
 def resized(example: Any, batch: int) -> Any:

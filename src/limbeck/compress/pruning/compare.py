@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.batches import moved
-from limbeck.compress.pruning.graph import tensors
+from limbeck.compress.answers import tensors
 from limbeck.models.macs import as_found
 from limbeck.phase import Batch
 from limbeck.randomness import own_random_numbers

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._pytree import tree_leaves
 
 from limbeck.batches import batch_size
+from limbeck.compress.answers import tensors
 from limbeck.compress.finished import require_unfinished, under_masks
 from limbeck.compress.pruning.groups import Group, Member
 from limbeck.compress.pruning.labels import Key, Ledger, Watch, Watcher, whole_groups
@@ -27,6 +27,7 @@ from limbeck.compress.pruning.surgery import masked, removed
 from limbeck.compress.trial import require_runs
 from limbeck.errors import LimbeckError
 from limbeck.models.swap import copied
+from limbeck.randomness import own_random_numbers
 from limbeck.taps import call
 
 WEIGHED = (nn.modules.conv._ConvNd, nn.Linear)
@@ -108,14 +109,12 @@ def few(example: Any, samples: int = 2) -> Any:
 
 
 @contextmanager
-def aside(inputs: Any) -> Iterator[None]:
+def aside() -> Iterator[None]:
     """No gradients, attention in plain steps, and random numbers that are put back."""
-    devices = {t.device for t in tree_leaves(inputs) if isinstance(t, Tensor)}
-    cuda = [d for d in devices if d.type == "cuda"]
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.random.fork_rng(cuda), sdpa_kernel(SDPBackend.MATH), torch.no_grad():
+        with own_random_numbers(), sdpa_kernel(SDPBackend.MATH), torch.no_grad():
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
@@ -123,7 +122,7 @@ def aside(inputs: Any) -> Iterator[None]:
 
 def _watched(model: nn.Module, inputs: Any) -> Ledger:
     ledger = Ledger()
-    with aside(inputs):
+    with aside():
         ran = _watch(model.eval(), inputs, ledger)
         weighed = {path for path, module in model.named_modules() if isinstance(module, WEIGHED)}
         if not weighed <= ran:  # heads that only run in training
@@ -142,15 +141,6 @@ def _watch(model: nn.Module, inputs: Any, ledger: Ledger) -> set[str]:
         output = call(model, inputs)
     watch.fix(tensors(output), "it is the output of the network")
     return watch.ran
-
-
-def tensors(output: Any) -> list[Tensor]:
-    """Every tensor in what a model returned, those in the attributes of objects, too."""
-    leaves = tree_leaves(output)
-    leaves += [
-        part for leaf in leaves if not isinstance(leaf, Tensor) for part in getattr(leaf, "__dict__", {}).values()
-    ]
-    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
 
 # -- from labels to groups ------------------------------------------------------------------------------
@@ -224,7 +214,7 @@ def _tried(model: nn.Module, found: Sequence[Group], inputs: Any) -> tuple[list[
     model, inputs = _scrambled(model, inputs)
     double = all(p.dtype == torch.float64 for p in model.parameters())
     tolerance = 1e-6 if double else 1e-3  # rounding is far below, and a channel in the wrong place far above
-    with aside(inputs):
+    with aside():
 
         def fine(some: Sequence[Group]) -> bool:
             generator = torch.Generator().manual_seed(len(some))
@@ -285,7 +275,7 @@ def _scrambled(model: nn.Module, inputs: Any) -> tuple[nn.Module, Any]:
     double = copied(model).double().eval()
     cast = _cast(inputs)
     try:
-        with aside(inputs):
+        with aside():
             call(double, cast)
     except RuntimeError:  # a forward that makes single precision itself
         return model.float().eval(), inputs

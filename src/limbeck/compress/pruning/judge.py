@@ -120,8 +120,9 @@ def judge(
         NonFiniteError: a weight or an activation is NaN or infinite.
     """
     found, why = _judged(model, by, list(groups), calibration, seed)
-    for name, reason in why.items():
-        raise LimbeckError(_ADVICE.format(name=name, reason=reason))
+    for group in groups:
+        if group.name in why:
+            raise LimbeckError(_ADVICE.format(name=group.name, reason=why[group.name]))
     return found
 
 
@@ -146,10 +147,12 @@ def judge_what_can_be(
     if len(why) == len(groups):
         raise LimbeckError(next(iter(why.values())))
     found, more = _judged(model, by, [g for g in groups if g.name not in why], calibration, seed)
+    why |= more
+    why = {g.name: why[g.name] for g in groups if g.name in why}
     if not found:
-        name, reason = next(iter(more.items()))
-        raise LimbeckError(_ADVICE.format(name=name, reason=reason))
-    return [g for g in groups if g.name in found], found, {**why, **more}
+        name = next(name for name in why if name in more)
+        raise LimbeckError(_ADVICE.format(name=name, reason=more[name]))
+    return [g for g in groups if g.name in found], found, why
 
 
 _ADVICE = "group {name!r}: {reason}. Take a score that looks at something else, such as l1, fpgm or taylor_weight"

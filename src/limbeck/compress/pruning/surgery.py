@@ -92,9 +92,9 @@ def _cuts(groups: Sequence[Group], gone: Gone) -> _Cuts:
     for name, channels in gone.items():
         if name not in named:
             raise NameUnknown(unknown("group of channels", name, named))
-        group, going = named[name], set(channels)
+        group, going = named[name], sorted(set(channels))
         if not all(0 <= c < group.size for c in going):
-            raise HyperParameterError(f"{name}: channels {sorted(going)}, and there are 0 to {group.size - 1}")
+            raise HyperParameterError(f"{name}: channels {going}, and there are 0 to {group.size - 1}")
         if len(going) == group.size:
             raise HyperParameterError(f"{name}: all its {group.size} channels would go, and a layer must keep one")
         for member in group.members if going else ():

@@ -36,7 +36,7 @@ def averaged(model: nn.Module, by: str, groups: Sequence[Group], batches: Sequen
     means = {name: score / count[name] for name, score in total.items()}
     if by != "apoz":
         return means, why
-    never = {name for name, zeros in means.items() if not bool(zeros.any())}
+    never = [name for name, zeros in means.items() if not bool(zeros.any())]
     why |= {
         name: f"apoz counts activations that are exactly zero, and in what goes into {consumers[name][1].module!r} there is none: "
         "no ReLU is in between (GELU, SiLU, sigmoid and tanh are never quite zero), or a mean over positions is"

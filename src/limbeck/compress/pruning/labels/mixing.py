@@ -74,7 +74,7 @@ def pointwise(watch: Watch, func: Any, args: Any, kwargs: Any, result: Any) -> N
         for part in outs:
             watch.put(part, None)
         return
-    varying = {d for core in cores for d, size in enumerate(core.shape) if size > 1}
+    varying = sorted({d for core in cores for d, size in enumerate(core.shape) if size > 1})
     for tensor, core in aligned:
         if core is not None:
             continue
