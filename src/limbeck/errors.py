@@ -101,6 +101,17 @@ def near(name: str, known: Iterable[str], n: int = 3) -> list[str]:
     return [lower[f] for f in dict.fromkeys((*short, *found))][:n]
 
 
+def choices(word: object, known: Iterable[str]) -> str:
+    """The few words that there are, and the near ones if any.
+
+    >>> choices("gobal", ["layer", "global", "auto"]), choices(3, ["layer", "global"])
+    ('layer, global, auto; near: global', 'layer, global')
+    """
+    names = list(known)
+    close = near(word, names) if isinstance(word, str) else []
+    return ", ".join(names) + (f"; near: {', '.join(close)}" if close else "")
+
+
 def unknown(what: str, name: str, known: Iterable[str], where: str = "") -> str:
     """A sentence for a name that does not exist: the near ones if any, else all of them (cut at 20).
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any, Literal
 
-from limbeck.errors import HyperParameterError
+from limbeck.errors import HyperParameterError, choices
 from limbeck.phase import Moment
 
 # Published settings of a method, by name: what a paper used, and what later comparisons used.
@@ -33,7 +33,7 @@ def finite(value: float) -> bool:
 def require_choice(name: str, value: object, known: Iterable[str]) -> None:
     """Check a setting that is one of a few words.  Recipes are checked by their types; Python has only this."""
     names = tuple(known)
-    require(value in names, name, value, f"one of {', '.join(names)}")
+    require(value in names, name, value, f"one of {choices(value, names)}")
 
 
 def require_whole(**counts: object) -> None:

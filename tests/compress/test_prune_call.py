@@ -466,6 +466,7 @@ def test_soft_pruning_zeroes_and_lets_come_back(net: nn.Module) -> None:
         ({"macs": -1}, "macs = -1: a part"),
         ({"latency": 0}, "latency = 0"),
         ({"keep": 0.5, "by": "l3"}, "by = 'l3': one of l1, l2"),
+        ({"keep": 0.5, "by": "laso"}, "by = 'laso': one of l1, .*; near: lasso"),
         ({"keep": 0.5, "scope": "all"}, "scope = 'all': one of layer, global, auto"),
         ({"keep": 0.5, "scope": "global", "flops": -1}, "flops = -1: 0 or more"),
         (

@@ -88,7 +88,7 @@ ONE_BY_ONE = [
     ("name: kd", "name: " + "x" * 101, "<text>:11: stages[1].name: stage name 'xxxxxxxxxxxxxxxxxxxx...': at most 100 characters"),
     ("name: kd", "name: Alone", "<text>:11: stages[1].name: stage name 'Alone' is 'alone' but for its case"),
     ("models: [teacher, alone, kd]", "models: [alone, alone]", "<text>:17: stages[2].models[1]: 'alone' is there twice; once is enough"),
-    ("models: [teacher, alone, kd]", "split: tset", "<text>:17: stages[2].split: no split 'tset'; there are: test, validation"),
+    ("models: [teacher, alone, kd]", "split: tset", "<text>:17: stages[2].split: no split 'tset'; there are: test, validation; near: test"),
     ("name: good", "name: good\nbaseline: alnoe", "<text>:2: baseline: no stage 'alnoe' in this recipe; near: alone"),
     ("name: good", "data: {source: cifar}", "<text>:1: data.source: no source 'cifar'; near: cifar10"),
     ("name: good", "data: {source: {kind: parquet}}", "<text>:1: data.source.train: source 'parquet' needs the key 'train'"),
@@ -199,7 +199,10 @@ def test_a_method_with_its_own_kind_calls_it_variant():
     text = GOOD.replace("{kind: kd, temperature: 4}", "{kind: attention_transfer, variant: max_pow}")
     assert read_recipe(text).stages[1].method.kind == "max_pow"
     (found,) = problems(text.replace("max_pow", "max_pwo"))
-    assert found == "<text>:14: stages[1].method.variant: no variant 'max_pwo'; there are: sum, sum_pow, max_pow"
+    assert (
+        found
+        == "<text>:14: stages[1].method.variant: no variant 'max_pwo'; there are: sum, sum_pow, max_pow; near: max_pow, sum_pow"
+    )
 
 
 def test_a_preset_is_a_start_that_settings_change():

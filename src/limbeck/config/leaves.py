@@ -9,6 +9,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from limbeck.config.place import Path, Problem
 from limbeck.config.words import advice, members, shown, words
+from limbeck.errors import choices
 
 
 class Broken:
@@ -55,10 +56,10 @@ def adapter(hint: Any) -> Any:
 
 def _explain(hint: Any, value: Any, path: Path, wanted: str) -> list[Problem]:
     """Why pydantic refused what was ``wanted``, at the item of a list where one item is to blame."""
-    choices = [str(choice) for m in members(hint) if get_origin(m) is Literal for choice in get_args(m)]
-    if choices and isinstance(value, str):
+    known = [str(choice) for m in members(hint) if get_origin(m) is Literal for choice in get_args(m)]
+    if known and isinstance(value, str):
         name = next((str(part) for part in reversed(path) if isinstance(part, str)), "value")
-        return [Problem(path, f"no {name} {value!r}; there are: {', '.join(choices)}")]
+        return [Problem(path, f"no {name} {value!r}; there are: {choices(value, known)}")]
     lists = [member for member in members(hint) if get_origin(member) in (tuple, list)]
     if isinstance(value, list) and len(lists) == 1:
         of_items: list[Problem] = []

@@ -10,7 +10,7 @@ from limbeck import losses
 from limbeck.methods.pairs import as_pairs, distill_pairs
 from limbeck.methods.terms import require_temperature
 from limbeck.phase import Cast, Phase
-from limbeck.settings import Presets, Weight, finite, require, require_weights
+from limbeck.settings import Presets, Weight, finite, require, require_choice, require_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,7 +70,7 @@ class AttentionTransfer:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "pairs", as_pairs(self.pairs))
-        require(self.kind in _KINDS, "kind", self.kind, f"one of {', '.join(_KINDS)}")
+        require_choice("kind", self.kind, _KINDS)
         require(finite(self.p) and self.p >= 1, "p", self.p, "at least 1")
         require(self.form in ("paper", "benchmark"), "form", self.form, "'paper' or 'benchmark'")
         require_weights(weight=1.0 if self.weight is None else self.weight, hard=self.hard, soft=self.soft)

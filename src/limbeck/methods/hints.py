@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from limbeck.methods.pairs import Pair
 from limbeck.phase import Batch, Cast, Models, Moment, Phase, Term, Update
-from limbeck.settings import Optimizer, require
+from limbeck.settings import Optimizer, require, require_choice
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -38,7 +38,7 @@ class Hint:
 def require_regressor(kind: str, activation: str) -> None:
     """Check the two settings of a regressor."""
     require(kind in ("paper", "benchmark"), "regressor", kind, "'paper' or 'benchmark'")
-    require(activation in ACTIVATIONS, "activation", activation, f"one of {', '.join(ACTIVATIONS)}")
+    require_choice("activation", activation, ACTIVATIONS)
 
 
 def settle_hint(cast: Cast, pair: Pair | None, *, regressor: Literal["paper", "benchmark"], activation: str) -> Hint:

@@ -10,7 +10,7 @@ from limbeck import losses
 from limbeck.methods.pairs import as_pairs, distill_pairs
 from limbeck.methods.terms import require_temperature
 from limbeck.phase import Cast, Phase
-from limbeck.settings import Presets, Weight, require, require_weights
+from limbeck.settings import Presets, Weight, require, require_choice, require_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,7 +65,7 @@ class NST:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "pairs", as_pairs(self.pairs))
-        require(self.kernel in _KERNELS, "kernel", self.kernel, f"one of {', '.join(_KERNELS)}")
+        require_choice("kernel", self.kernel, _KERNELS)
         require(self.form in ("paper", "benchmark"), "form", self.form, "'paper' or 'benchmark'")
         require(self.resize in ("pool", "interpolate"), "resize", self.resize, "'pool' or 'interpolate'")
         require_weights(weight=self.weight, hard=self.hard, soft=self.soft)
