@@ -10,7 +10,6 @@ the folders of new seeds behind it.
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ import matplotlib as mpl
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from records import accuracies, compared, kept, mean_of, missing, read, said, told
+from records import accuracies, compared, kept, mean_of, missing, publish, read, said, seeds, told
 
 from limbeck.stats import summarise
 
@@ -44,7 +43,8 @@ def table(stages: list[dict[str, Any]], base: dict[int, float], baseline: str) -
     return "\n".join(lines)
 
 
-def picture(stages: list[dict[str, Any]], base: dict[int, float], baseline: str, path: Path) -> None:
+def picture(run: dict[str, Any], path: Path) -> None:
+    stages, baseline, base = of_the_baseline(run)
     shown = [(s["name"], d) for s in stages if s["name"] != baseline and (d := compared(s, base))]
     figure, axes = plt.subplots(figsize=(7, 0.6 * len(shown) + 1.2), layout="constrained")
     for y, (_, d) in enumerate(reversed(shown)):
@@ -58,20 +58,20 @@ def picture(stages: list[dict[str, Any]], base: dict[int, float], baseline: str,
     figure.savefig(path, dpi=120)
 
 
-def main(target: Path, folders: list[Path]) -> None:
-    run = kept([read(folder) for folder in folders])
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.with_suffix(".json").write_text(json.dumps(run, indent=1) + "\n")
+def of_the_baseline(run: dict[str, Any]) -> tuple[list[dict[str, Any]], str, dict[int, float]]:
+    """The stages, the name of the baseline, and its accuracies by seed."""
     stages, baseline = run["stages"], run["baseline"]
-    base = accuracies(next(s for s in stages if s["name"] == baseline), "test")
-    picture(stages, base, baseline, target.with_suffix(".png"))
-    rows, seeds = run["data"]["rows"], sorted({r["seed"] for s in stages for r in s["runs"]})
-    absent = missing(stages)
+    return stages, baseline, accuracies(next(s for s in stages if s["name"] == baseline), "test")
+
+
+def page(run: dict[str, Any], name: str) -> str:
+    stages, baseline, base = of_the_baseline(run)
+    rows, absent = run["data"]["rows"], missing(stages)
     body = [
         f"# {run['name']}",
         "",
         f"{run['data']['source']}: {rows['train']:,} training, {rows['validation']:,} validation, {rows['test']:,} test images. "
-        f"Seeds {', '.join(map(str, seeds))}. The weights of the last epoch are measured, once, on the test part; ± is the "
+        f"Seeds {seeds(stages)}. The weights of the last epoch are measured, once, on the test part; ± is the "
         "standard deviation over seeds; differences are paired by seed, with their 95 % t interval.",
         "",
         *(
@@ -82,16 +82,15 @@ def main(target: Path, folders: list[Path]) -> None:
         table(stages, base, baseline),
         "",
         *([f"Not finished: {', '.join(absent)}.", ""] if absent else []),
-        f"![Difference of each method to {baseline}, paired by seed, with intervals]({target.with_suffix('.png').name})",
+        f"![Difference of each method to {baseline}, paired by seed, with intervals]({name}.png)",
         "",
         f"Limbeck {run['versions']['limbeck']}, commit {', '.join(run['commits'])}, torch {run['versions']['torch']}, "
         f"{run['machine']['processor']}, {run['machine']['threads']} thread, other work on the same cores, so the seconds say "
-        f"little. The data behind this page: [{target.with_suffix('.json').name}]({target.with_suffix('.json').name}).",
+        f"little. The data behind this page: [{name}.json]({name}.json).",
         "",
     ]
-    target.with_suffix(".md").write_text("\n".join(body))
-    print("\n".join(body))
+    return "\n".join(body)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), [Path(a) for a in sys.argv[2:]])
+    publish(Path(sys.argv[1]), kept([read(Path(given)) for given in sys.argv[2:]]), picture, page)

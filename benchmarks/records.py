@@ -32,6 +32,30 @@ def seed_by_seed(
     return told
 
 
+def publish(
+    target: Path,
+    found: dict[str, Any],
+    draw: Callable[[dict[str, Any], Path], None],
+    page: Callable[[dict[str, Any], str], str],
+) -> None:
+    """Write the data, the picture and the page of a study, side by side: NAME.json, NAME.png, NAME.md.
+
+    Picture and page are made from what the file of data says, so that they can be made from it again.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(found, indent=1) + "\n"
+    target.with_suffix(".json").write_text(text)
+    found = json.loads(text)
+    draw(found, target.with_suffix(".png"))
+    target.with_suffix(".md").write_text(page(found, target.name))
+    print(f"{target.with_suffix('.md')}, with its data and picture")
+
+
+def seeds(stages: Sequence[dict[str, Any]]) -> str:
+    """The seeds of a study, in words."""
+    return ", ".join(map(str, sorted({r["seed"] for stage in stages for r in stage["runs"]})))
+
+
 def read(folder: Path) -> dict[str, Any]:
     """A run's record, with the validation curve of each finished repetition: of a run's folder, or of data made from some before."""
     if folder.suffix == ".json":

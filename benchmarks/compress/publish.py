@@ -9,7 +9,6 @@ made (docs/results/compress-resnet56-chains.json) first, and the folders of the 
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import matplotlib as mpl
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from records import accuracies, commits, merged, read, said, told
+from records import accuracies, commits, merged, publish, read, said, seeds, told
 
 from limbeck.report.charts import front
 from limbeck.stats import paired, summarise
@@ -236,12 +235,11 @@ def gathered(runs: list[dict[str, Any]]) -> dict[str, Any]:
 def page(about: dict[str, Any], name: str) -> str:
     """The page of such data, beside a picture of this name."""
     stages, original, rows = about["stages"], about["original"], about["data"]["rows"]
-    seeds = sorted({r["seed"] for s in stages for r in s["runs"]})
     body = [
         f"# {about['name']}",
         "",
         f"{about['data']['source']}: {rows['train']:,} training, {rows['validation']:,} validation, {rows['test']:,} test images. "
-        f"{trained(about['recipe'])}Seeds {', '.join(map(str, seeds))} of everything after the original, which is one network. The weights of the last epoch "
+        f"{trained(about['recipe'])}Seeds {seeds(stages)} of everything after the original, which is one network. The weights of the last epoch "
         "are measured, once, on the test part. ± is the standard deviation over seeds, brackets are 95 % t intervals. Sizes and times "
         "are of the first seed; times are medians of one thread, all networks of a run in turn.",
         "",
@@ -259,13 +257,13 @@ def page(about: dict[str, Any], name: str) -> str:
     return "\n".join(body)
 
 
-def main(target: Path, given: list[Path]) -> None:
-    about = gathered([read(one) for one in given])
-    target.with_suffix(".json").write_text(json.dumps(about, indent=1) + "\n")
+def drawn(about: dict[str, Any], path: Path) -> None:
     draw = ranking if alike(about["stages"]) else picture
-    draw(about["stages"], about["original"], about["original"]["network"], target.with_suffix(".png"))
-    target.with_suffix(".md").write_text(page(about, target.name))
-    print(target.with_suffix(".md"))
+    draw(about["stages"], about["original"], about["original"]["network"], path)
+
+
+def main(target: Path, given: list[Path]) -> None:
+    publish(target, gathered([read(one) for one in given]), drawn, page)
 
 
 if __name__ == "__main__":

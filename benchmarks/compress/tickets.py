@@ -7,7 +7,6 @@ A file of data that was made before may be given in the place of run folders, an
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import matplotlib as mpl
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from records import accuracies, compared, kept, read, told
+from records import accuracies, compared, kept, publish, read, seeds, told
 
 from limbeck.stats import summarise
 
@@ -85,7 +84,8 @@ def differences(stages: Stages) -> list[str]:
     return lines
 
 
-def picture(stages: Stages, path: Path) -> None:
+def picture(about: dict[str, Any], path: Path) -> None:
+    stages = {s["name"]: s for s in about["stages"]}
     figure, axes = plt.subplots(figsize=(8, 4.8), layout="constrained")
     for who in MEANS:
         points = []
@@ -115,7 +115,6 @@ def page(about: dict[str, Any], name: str) -> str:
     stages, rows = {s["name"]: s for s in about["stages"]}, about["data"]["rows"]
     stage = next(s for s in about["recipe"]["stages"] if s["name"] == "ticket")
     how, training = stage["how"], stage["training"]
-    seeds = sorted({r["seed"] for s in about["stages"] for r in s["runs"]})
     (network,) = about["recipe"]["models"].values()
     body = [
         f"# Lottery tickets of {network}",
@@ -123,7 +122,7 @@ def page(about: dict[str, Any], name: str) -> str:
         f"{network} on CIFAR-10, from random weights: {training['epochs']} epochs on {stage['rows']:,} of the {rows['train']:,} training rows; then the "
         f"smallest {100 * how['rate']:g} % of the weights, by one order over all layers, are dropped for good, the others go back to where they "
         f"were after {how['rewind']} steps (about an epoch), and the whole schedule begins again: {how['rounds']} rounds. Controls are trained in the same way. "
-        f"Test accuracy on {rows['test']:,} images, of the last epoch's weights, once; seeds {', '.join(map(str, seeds))}; ± is the standard deviation over "
+        f"Test accuracy on {rows['test']:,} images, of the last epoch's weights, once; seeds {seeds(about['stages'])}; ± is the standard deviation over "
         "seeds, brackets are 95 % t intervals of paired differences.",
         "",
         "A ticket has seen that first epoch beside its schedule; so have the controls that keep sizes or signs of its first weights, and the dense "
@@ -156,11 +155,7 @@ def page(about: dict[str, Any], name: str) -> str:
 
 
 def main(target: Path, given: list[Path]) -> None:
-    about = kept([read(one) for one in given])
-    target.with_suffix(".json").write_text(json.dumps(about, indent=1) + "\n")
-    picture({s["name"]: s for s in about["stages"]}, target.with_suffix(".png"))
-    target.with_suffix(".md").write_text(page(about, target.name))
-    print(target.with_suffix(".md"))
+    publish(target, kept([read(one) for one in given]), picture, page)
 
 
 if __name__ == "__main__":

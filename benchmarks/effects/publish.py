@@ -8,7 +8,6 @@ given: what is not there is said to be missing.
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from records import accuracies, compared, kept, mean_of, missing, read, said, steps, told
+from records import accuracies, compared, kept, mean_of, missing, publish, read, said, seeds, steps, told
 
 from limbeck.stats import summarise
 
@@ -121,8 +120,9 @@ def settings(stages: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def picture(stages: list[dict[str, Any]], baseline: str, path: Path) -> None:
+def picture(found: dict[str, Any], path: Path) -> None:
     """Gains with their intervals, and beside them what they cost."""
+    stages, baseline = found["stages"], found["baseline"]
     by_name = {s["name"]: s for s in stages}
     base = accuracies(by_name[baseline], "test")
     shown = [(s, d) for s in ordered(stages, base) if s["name"] != baseline and (d := compared(s, base))][::-1]
@@ -152,14 +152,13 @@ def picture(stages: list[dict[str, Any]], baseline: str, path: Path) -> None:
 def page(found: dict[str, Any], name: str) -> str:
     """The page, from nothing but the data; ``name`` is what its files are called."""
     stages, baseline, rows = found["stages"], found["baseline"], found["data"]["rows"]
-    seeds = sorted({r["seed"] for s in stages for r in s["runs"]})
     absent = missing(stages)
     used, epochs = (next(s for s in stages if s["name"] == baseline)["runs"][0][k] for k in ("rows", "epochs"))
     body = [
         f"# {found['name']}: every method on one student",
         "",
         f"{found['data']['source']}: {used:,} of the {rows['train']:,} training images for {epochs} epochs, for every method alike; "
-        f"{rows['test']:,} test images, on which the weights of the last epoch are measured once. Seeds {', '.join(map(str, seeds))}; a seed "
+        f"{rows['test']:,} test images, on which the weights of the last epoch are measured once. Seeds {seeds(stages)}; a seed "
         "decides the rows, the starting weights and the order for all methods alike. ± is the standard deviation over "
         "seeds. Differences are paired by seed, with their 95 % t interval, each for itself: of forty true zeros, two "
         "would look clear.",
@@ -191,13 +190,7 @@ def page(found: dict[str, Any], name: str) -> str:
 
 
 def main(target: Path, folders: list[Path]) -> None:
-    text = json.dumps(kept([with_epochs(folder) for folder in folders]), indent=1) + "\n"
-    found = json.loads(text)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.with_suffix(".json").write_text(text)
-    picture(found["stages"], found["baseline"], target.with_suffix(".png"))
-    target.with_suffix(".md").write_text(page(found, target.name))
-    print(page(found, target.name))
+    publish(target, kept([with_epochs(folder) for folder in folders]), picture, page)
 
 
 if __name__ == "__main__":
