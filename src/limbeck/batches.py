@@ -36,3 +36,21 @@ def changed(value: Any, change: Callable[[Tensor], Any]) -> Any:
 def moved(value: Any, device: torch.device) -> Any:
     """The same on a device."""
     return changed(value, lambda tensor: tensor.to(device))
+
+
+def resized(inputs: Any, size: int) -> Any:
+    """A batch of so many samples: the first ones, over again where there are too few.
+
+    What has no samples (a scale, a mask of positions) stays as it is.
+
+    >>> resized(torch.tensor([[1.0], [2.0]]), 3).flatten().tolist()
+    [1.0, 2.0, 1.0]
+    """
+    had = batch_size(inputs)
+
+    def fit(part: Tensor) -> Tensor:
+        if not part.ndim or len(part) != had:
+            return part
+        return part[:size] if size <= had else part[torch.arange(size, device=part.device) % had]
+
+    return changed(inputs, fit)

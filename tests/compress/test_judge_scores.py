@@ -425,3 +425,64 @@ def test_only_so_many_batches_are_looked_at():
 
     score("mean_activation", data=endless())
     assert len(seen) == 10
+
+
+class Calls(nn.Module):
+    """Two layers; how the first one's channels reach the second is up to a function."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.a, self.b, self.how = nn.Linear(4, 6), nn.Linear(6, 3), how
+        self.count = nn.Parameter(torch.tensor(3), requires_grad=False)
+
+    def forward(self, x):
+        return self.how(self, x)
+
+
+def of_calls(by, how, seed=0):
+    torch.manual_seed(seed)
+    pair = [Group("a", 6, (Member("a", "out", ones(6)), Member("b", "in", ones(6))))]
+    data = [Batch(torch.randn(8, 4), torch.randint(3, (8,))) for _ in range(2)]
+    return judge_what_can_be(Calls(how), by, pair, example=data[0].inputs, calibration=data)
+
+
+WITH_DATA = ["apoz", "mean_activation", "taylor", "taylor_weight", "obd", "lasso", "thinet", "oracle"]
+
+
+@pytest.mark.parametrize("by", WITH_DATA)
+def test_a_layer_that_is_called_by_keyword_is_judged_all_the_same(by):
+    _, found, _ = of_calls(by, lambda net, x: net.b(input=net.a(input=x).relu()))
+    _, other, _ = of_calls(by, lambda net, x: net.b(net.a(x).relu()))
+    assert torch.equal(found["a"], other["a"])
+
+
+def test_taylor_adds_up_the_calls_of_a_layer():
+    def enc(net, x):
+        return net.b(net.a(x).relu())
+
+    _, both, _ = of_calls("taylor", lambda net, x: 5 * enc(net, x) + 0.01 * enc(net, -x))
+    _, large, _ = of_calls("taylor", lambda net, x: 5 * enc(net, x))
+    _, small, _ = of_calls("taylor", lambda net, x: 0.01 * enc(net, -x))
+    torch.testing.assert_close(both["a"], large["a"], atol=0.02, rtol=0)
+    assert (both["a"] - small["a"]).abs().max() > 0.1
+
+
+def test_taylor_takes_calls_that_cancel_for_nothing():
+    def cancelled(net, x):
+        h = net.a(x).relu()
+        return net.b(h) - net.b(h)
+
+    _, found, _ = of_calls("taylor", cancelled)
+    assert float(found["a"].abs().max()) == 0.0
+
+
+def test_taylor_names_what_has_no_gradient():
+    def frozen(net, x):
+        with torch.no_grad():
+            h = net.a(x).relu()
+        return net.b(h)
+
+    with pytest.raises(
+        LimbeckError, match=r"follows the gradient at what goes into 'b', and there is none \(torch.no_grad"
+    ):
+        of_calls("taylor", frozen)

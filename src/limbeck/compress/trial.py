@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from limbeck.batches import batch_size
+from limbeck.batches import batch_size, resized
 from limbeck.errors import LimbeckError, listed
 from limbeck.models.swap import copied
 from limbeck.randomness import own_random_numbers
@@ -39,8 +39,21 @@ def require_runs(model: nn.Module, example: Any) -> None:
         ) from error
 
 
+def smallest(model: nn.Module, example: Any, samples: int) -> Any:
+    """The example with so many samples or, where the network does not take so few, with more: at the most as it is.
+
+    A network that folds the frames of a film into its batch, say, takes certain numbers of samples only.
+    """
+    while samples < batch_size(example):
+        inputs = resized(example, samples)
+        if _fails(model, inputs, train=False) is None:
+            return inputs
+        samples *= 2
+    return example
+
+
 def require_trainable(new: nn.Module, old: nn.Module, example: Any) -> None:
-    """Refuse a network that no longer runs in train mode, where the one that it was made from does.
+    """Refuse a network that no longer runs, or not in train mode where the one that it was made from does.
 
     Both run as copies; random numbers are the caller's afterwards.
 
@@ -50,8 +63,15 @@ def require_trainable(new: nn.Module, old: nn.Module, example: Any) -> None:
         example: a batch as they take it.
 
     Raises:
-        LimbeckError: what runs only while training does not fit any more.
+        LimbeckError: it fails, or what runs only while training does not fit any more.
     """
+    error = _fails(new, example, train=False)
+    if error is not None:
+        raise LimbeckError(
+            f"this {title(old)} cannot be compressed so: the smaller network fails with {type(error).__name__}: {_line(error)}. Its "
+            "forward counts on sizes of before, or takes a dimension of one for none at all (a squeeze); compress it less "
+            "(with Prune, a larger `minimum`), leave those layers out (ignore, keep or layers), or take that part out of the network"
+        )
     error = _fails(new, example, train=True)
     if error is not None and _fails(old, example, train=True) is None:
         raise LimbeckError(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from limbeck.batches import batch_size
+from limbeck.batches import batch_size, resized
 from limbeck.compress.answers import tensors
 from limbeck.compress.cost import Latency, latency
 from limbeck.compress.finished import require_unfinished
@@ -16,7 +16,7 @@ from limbeck.compress.lowrank.choose import wishes
 from limbeck.compress.lowrank.exchange import exchange
 from limbeck.compress.lowrank.fold import product
 from limbeck.compress.lowrank.layers import split
-from limbeck.compress.lowrank.look import Layer, left_alone, output_of, resized, watched
+from limbeck.compress.lowrank.look import Layer, left_alone, output_of, watched
 from limbeck.compress.lowrank.options import Split, dense_macs, kinds_of
 from limbeck.compress.statistics import recalibrated
 from limbeck.compress.trial import require_runs, require_trainable

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils import parametrize
 
-from limbeck.batches import batch_size
 from limbeck.models.macs import as_found
 from limbeck.randomness import own_random_numbers
 from limbeck.taps import call
@@ -107,18 +106,3 @@ def output_of(model: nn.Module, example: Any) -> Any:
         model.eval()
         return call(model, example)
 
-
-def resized(example: Any, batch: int) -> Any:
-    """The example with so many samples: its own, over again where there are too few.
-
-    >>> resized(torch.tensor([[1.0], [2.0]]), 3).flatten().tolist()
-    [1.0, 2.0, 1.0]
-    """
-    had = batch_size(example)
-
-    def fit(part: Any) -> Any:
-        if not isinstance(part, Tensor) or not part.ndim or len(part) != had:
-            return part
-        return part[torch.arange(batch, device=part.device) % had]
-
-    return {key: fit(part) for key, part in example.items()} if isinstance(example, Mapping) else fit(example)

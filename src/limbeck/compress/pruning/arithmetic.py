@@ -8,14 +8,14 @@ from typing import Any
 from torch import nn
 
 from limbeck.batches import batch_size
-from limbeck.compress.pruning.graph import few
 from limbeck.compress.pruning.groups import Group
+from limbeck.compress.pruning.judging.inputs import first_input
 from limbeck.compress.pruning.labels import whole_groups
 from limbeck.models.macs import as_found, count_macs
 from limbeck.taps import call
 
 
-def macs_of(model: nn.Module, groups: Sequence[Group], example: Any) -> Callable[[Mapping[str, int]], int]:
+def macs_of(model: nn.Module, groups: Sequence[Group], inputs: Any) -> Callable[[Mapping[str, int]], int]:
     """A function from kept widths by group to multiply-accumulates per sample.
 
     A layer's are its own outputs times its own inputs times a constant; what no layer of a group does (products of an
@@ -24,9 +24,8 @@ def macs_of(model: nn.Module, groups: Sequence[Group], example: Any) -> Callable
     Args:
         model: is run once, and left as it was found.
         groups: of this model.
-        example: a batch as the model takes it.
+        inputs: a batch as the model takes it; few samples will do.
     """
-    inputs = few(example, 1)
     total = count_macs(model, inputs)
     calls = _calls(model, inputs)
     touched: dict[str, dict[str, list[tuple[str, int]]]] = {}
@@ -59,13 +58,13 @@ def _calls(model: nn.Module, inputs: Any) -> dict[str, tuple[float, int, int, bo
     batch = batch_size(inputs)
 
     def note(path: str) -> Callable[..., None]:
-        def after(module: Any, args: Any, output: Any) -> None:
+        def after(module: Any, args: Any, kwargs: Any, output: Any) -> None:
             if isinstance(module, nn.Linear):
                 outs, ins = module.out_features, module.in_features
                 once, whole = output.numel() / outs / batch, False
             else:
                 outs, ins, whole = module.out_channels, module.in_channels, whole_groups(module)
-                places = args[0] if module.transposed else output
+                places = first_input(args, kwargs) if module.transposed else output
                 window = module.weight[0, 0].numel()
                 once = places.numel() / (ins if module.transposed else outs) / batch * window / module.groups
             found[path] = (found[path][0] + once if path in found else once, outs, ins, whole)
@@ -73,7 +72,7 @@ def _calls(model: nn.Module, inputs: Any) -> dict[str, tuple[float, int, int, bo
         return after
 
     layers = [(p, m) for p, m in model.named_modules() if isinstance(m, (nn.modules.conv._ConvNd, nn.Linear))]
-    hooks = [module.register_forward_hook(note(path)) for path, module in layers]
+    hooks = [module.register_forward_hook(note(path), with_kwargs=True) for path, module in layers]
     import torch
 
     try:

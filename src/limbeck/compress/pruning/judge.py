@@ -183,7 +183,9 @@ def _judged(
             f"are None); give labels, or take one of {', '.join((*_WITHOUT_DATA, *_WITH_INPUTS))}"
         )
     with own_random_numbers():
-        work = _bare(copied(plain)).eval().requires_grad_(by in _WITH_LABELS and by != "oracle")
+        work = _bare(copied(plain)).eval()
+        for parameter in work.parameters():
+            parameter.requires_grad_(by in _WITH_LABELS and by != "oracle" and parameter.is_floating_point())
         if by in ("apoz", "mean_activation"):
             found, why = activations.averaged(work, by, groups, batches)
         elif by in ("lasso", "thinet"):

@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from limbeck.compress.pruning.graph import few
 from limbeck.compress.pruning.groups import Group
 from limbeck.compress.pruning.select import Row, Widths, going
-from limbeck.compress.pruning.surgery import removed
+from limbeck.compress.pruning.surgery import removed, tell_norms
+from limbeck.compress.trial import smallest
 from limbeck.data.iterables import Batches
 from limbeck.models.macs import count_macs
 
@@ -40,9 +40,14 @@ class Judged:
     calibration: Batches
 
     @cached_property
+    def sample(self) -> Any:
+        """One sample of the example; more where the network does not take so few."""
+        return smallest(self.model, self.example, 1)
+
+    @cached_property
     def macs(self) -> int:
         """Multiply-accumulates of the original, per sample."""
-        return count_macs(self.original, few(self.example, 1))
+        return count_macs(self.original, self.sample)
 
     @property
     def whole(self) -> Widths:
@@ -51,8 +56,11 @@ class Judged:
 
     def gone(self, widths: Mapping[str, int]) -> dict[str, list[int]]:
         """Which channels go so that these widths are left."""
-        return going(self.rows, self.scores, widths)
+        gone = going(self.rows, self.scores, widths)
+        return {group.name: gone[group.name] for group in self.groups}
 
     def cut(self, widths: Mapping[str, int]) -> nn.Module:
         """The network with these widths."""
-        return removed(self.model, self.groups, self.gone(widths))
+        new = removed(self.model, self.groups, self.gone(widths))
+        tell_norms(new, self.sample)
+        return new

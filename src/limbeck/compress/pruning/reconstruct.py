@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from limbeck.batches import batch_size
 from limbeck.compress.pruning.feeding import first_batches
 from limbeck.compress.pruning.groups import Group
-from limbeck.compress.pruning.judging.inputs import inputs_of
+from limbeck.compress.pruning.judging.inputs import first_input, inputs_of
 from limbeck.compress.pruning.judging.reconstruction import PLACES
 from limbeck.compress.pruning.sampling import can_sample, dense, patches, places, responses
 from limbeck.errors import HyperParameterError, NameUnknown, unknown
@@ -177,13 +177,13 @@ def _answers(
         seen: dict[str, _Answer] = {}
 
         def watch(path: str) -> Callable[..., None]:
-            def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-                where = places(module, args[0], PLACES, draw[path].set_state(begun[path]))  # noqa: B023
+            def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+                where = places(module, first_input(args, kwargs), PLACES, draw[path].set_state(begun[path]))  # noqa: B023
                 seen[path] = where, responses(module, output, where)[:, layers[path]]  # noqa: B023
 
             return hook
 
-        handles = [module.register_forward_hook(watch(path)) for path, module in modules.items()]
+        handles = [module.register_forward_hook(watch(path), with_kwargs=True) for path, module in modules.items()]
         try:
             call(whole, batch.inputs)
         finally:

@@ -72,7 +72,7 @@ def row_of(group: Group, *, base: int | None = None, multiple: int | Literal["au
     step //= math.gcd(step, each)
     if 2 * step > base:
         step = 1
-    return Row(group.name, group.size, base, step, min(group.size, max(minimum, min(step, base))))
+    return Row(group.name, group.size, base, step, min(group.size, -(-minimum // step) * step))
 
 
 def order(scores: Tensor) -> list[int]:

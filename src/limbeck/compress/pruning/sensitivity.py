@@ -14,6 +14,7 @@ from limbeck.compress.pruning.surgery import removed
 from limbeck.data.iterables import Batches
 from limbeck.errors import HyperParameterError
 from limbeck.settings import finite, require
+from limbeck.taps import original
 
 Scan = dict[str, list[tuple[float, float]]]
 
@@ -55,6 +56,7 @@ def scan(
     >>> scan(net, [0.0, 0.5], count, example=torch.zeros(1, 4))
     {'0': [(0.0, 8.0), (0.5, 4.0)]}
     """
+    model = original(model)
     parts = sorted(set(ratios))
     if not parts:
         raise HyperParameterError("ratios: there are none; give some, such as (0, 0.25, 0.5, 0.75)")

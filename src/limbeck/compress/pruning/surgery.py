@@ -9,9 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.compress.pruning.groups import Group, Side
+from limbeck.compress.pruning.judging.inputs import first_input
 from limbeck.compress.pruning.labels import whole_groups
 from limbeck.errors import HyperParameterError, LimbeckError, NameUnknown, unknown
+from limbeck.models.macs import as_found
 from limbeck.models.swap import copied
+from limbeck.randomness import own_random_numbers
+from limbeck.taps import call
 
 Gone = Mapping[str, Iterable[int]]
 _Cuts = dict[str, dict[tuple[Side, int], set[int]]]
@@ -49,6 +53,26 @@ def removed(model: nn.Module, groups: Sequence[Group], gone: Gone) -> nn.Module:
     for path, module in modules.items():
         _settle_heads(module, cuts.get(f"{path}.qkv" if path else "qkv", {}))
     return new
+
+
+def tell_norms(model: nn.Module, inputs: Any) -> None:
+    """Normalisations that hold no tensors say how many channels they get; the model runs once, in place."""
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
+    empty = [m for m in norms if not any(t is not None for t in (*m._parameters.values(), *m._buffers.values()))]
+
+    def note(module: Any, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
+        x = first_input(args, kwargs)
+        alone = isinstance(module, nn.modules.instancenorm._InstanceNorm) and x.ndim == module._get_no_batch_dim()
+        module.num_features = x.shape[0 if alone else 1]
+
+    handles = [m.register_forward_pre_hook(note, with_kwargs=True) for m in empty]
+    try:
+        if empty:
+            with as_found(model), own_random_numbers(), torch.no_grad():
+                call(model.eval(), inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def masked(
@@ -193,7 +217,7 @@ def _cut_grouped(path: str, conv: Any, outs: set[int], ins: set[int]) -> None:
         raise LimbeckError(f"{path}: equally many channels must go from each group of a grouped convolution")
     weight = _laid_out(torch.cat(left), conv.weight)
     conv.weight = nn.Parameter(weight, requires_grad=conv.weight.requires_grad)
-    conv.groups = len(left)
+    conv.groups, conv.by_whole_groups = len(left), whole
     conv.in_channels, conv.out_channels = inside - len(ins), outside - len(outs)
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from torch import nn
+
+from limbeck.batches import resized
 from limbeck.compress.cost import latency
 from limbeck.compress.pruning.arithmetic import macs_of
-from limbeck.compress.pruning.graph import few
 from limbeck.compress.pruning.groups import Group
 from limbeck.compress.pruning.judged import Judged
 from limbeck.compress.pruning.select import (
@@ -30,9 +32,15 @@ _Wanted = Callable[[float], Mapping[str, float]]
 _Count = Callable[[Mapping[str, int]], int]
 
 
-def touches(group: Group, path: str) -> bool:
-    """Whether a layer at this path, or inside it, makes channels of the group."""
-    return any(m.module == path or m.module.startswith(f"{path}.") for m in group.of("out"))
+def within(model: nn.Module, path: str) -> frozenset[str]:
+    """The modules at a path and inside it, by the first path of each."""
+    first = {id(module): name for name, module in model.named_modules()}
+    return frozenset(first[id(module)] for module in model.get_submodule(path).modules())
+
+
+def touches(group: Group, paths: frozenset[str]) -> bool:
+    """Whether one of these modules, or a parameter of theirs, makes channels of the group."""
+    return any(m.module in paths or m.module.rpartition(".")[0] in paths for m in group.of("out"))
 
 
 def widths_of(told: Prune, judged: Judged) -> tuple[Widths, list[str]]:
@@ -56,7 +64,8 @@ def _settled(told: Prune, judged: Judged) -> Widths:
     """The widths that `layers` names, whatever the target is."""
     named: dict[str, float] = {}
     for path, part in told.layers.items():
-        named |= {g.name: part for g in judged.groups if touches(g, path)}
+        inside = within(judged.model, path)
+        named |= {g.name: part for g in judged.groups if touches(g, inside)}
     return {
         row.name: stepped(row, told.on_the_way(named[row.name]) * row.base) for row in judged.rows if row.name in named
     }
@@ -118,9 +127,8 @@ def _counter(judged: Judged) -> _Count:
     """Multiply-accumulates of widths: by arithmetic, or by cutting and counting where modules multiply by themselves."""
     modules = dict(judged.model.named_modules())
     if all(m.module in modules or m.side == "norm" for g in judged.groups for m in g.members):
-        return macs_of(judged.model, judged.groups, judged.example)
-    inputs = few(judged.example, 1)
-    return lambda widths: count_macs(judged.cut(widths), inputs)
+        return macs_of(judged.model, judged.groups, judged.sample)
+    return lambda widths: count_macs(judged.cut(widths), judged.sample)
 
 
 def _toll(flops: float, count: _Count, judged: Judged) -> dict[str, float]:
@@ -160,7 +168,7 @@ class _Timer:
     """Measured latency of widths; each is measured once."""
 
     def __init__(self, judged: Judged, batch: int) -> None:
-        self.judged, self.inputs = judged, few(judged.example, batch)
+        self.judged, self.inputs = judged, resized(judged.example, batch)
         self.known: dict[tuple[int, ...], tuple[float, float]] = {}
 
     def __call__(self, widths: Mapping[str, int], relative: bool) -> float:

@@ -57,6 +57,8 @@ def way(told: Prune, judged: Judged) -> Way:
 def made(told: Prune, judged: Judged, widths: Widths) -> Made:
     """The network with these widths: cut, fitted anew where the score has such a step, and recalibrated."""
     new = judged.cut(widths)
+    if widths == judged.whole:
+        return Made(new, [])
     fitted = _refit(told, judged, new, widths)
     anew = recalibrated(new, judged.calibration).notes if told.recalibrate else []
     return Made(new, [*fitted, *anew])

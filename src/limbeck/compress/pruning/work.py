@@ -5,23 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from limbeck.compress.pruning.graph import channel_graph, few
+from limbeck.compress.pruning.graph import WEIGHED, channel_graph, looked_through
 from limbeck.compress.pruning.groups import Group
 from limbeck.compress.pruning.judge import judge_what_can_be
 from limbeck.compress.pruning.judged import Judged
 from limbeck.compress.pruning.labels import whole_groups
-from limbeck.compress.pruning.select import checked, row_of
+from limbeck.compress.pruning.lineage import lineage
+from limbeck.compress.pruning.select import Row, checked, row_of
 from limbeck.compress.pruning.surgery import masked
-from limbeck.compress.pruning.targets import touches
+from limbeck.compress.pruning.targets import touches, within
 from limbeck.compress.pruning.ways import Way, made, way
-from limbeck.compress.trial import require_trainable
+from limbeck.compress.trial import require_trainable, smallest
 from limbeck.compressor import silent, tell
 from limbeck.data.iterables import Batches
 from limbeck.errors import LimbeckError, NameUnknown, NonFiniteError, listed, unknown
 from limbeck.models.macs import count_macs
 from limbeck.randomness import base_seed
+from limbeck.taps import original as unwrapped
 
 if TYPE_CHECKING:
     from limbeck.compress.prune import Prune
@@ -31,14 +34,15 @@ def pruned(
     told: Prune, model: nn.Module, *, example: Any, calibration: Iterable[Any], original: nn.Module
 ) -> nn.Module:
     """A copy of a model with fewer channels; see `limbeck.compress.prune.Prune`."""
+    model, original = unwrapped(model), unwrapped(original)
     judged, left = _judged(told, model, original, example, Batches(calibration, "the calibration batches"))
     chosen = way(told, judged)
     if told.soft and told.step is not None and told.step < told.steps:
         return _zeroed(judged, chosen)
     new, fitted = chosen.made or made(told, judged, chosen.widths)
     silent(new)
-    require_trainable(new, model, few(example))
-    before, after = judged.macs, count_macs(new, few(example, 1))
+    require_trainable(new, model, smallest(model, example, 2))
+    before, after = judged.macs, count_macs(new, judged.sample)
     counts = [sum(p.numel() for p in net.parameters()) for net in (original, new)]
     tell(
         new,
@@ -77,18 +81,24 @@ def _judged(
 ) -> tuple[Judged, dict[str, str]]:
     """The network with scores for what may go of it, and layer -> why it is left whole."""
     _finite(model)
-    graph = channel_graph(model, example)
-    seed = base_seed(told.seed)
-    groups, scores, unjudged = judge_what_can_be(
-        model, told.by, _chosen(told, model, graph.groups), example=example, calibration=calibration, seed=seed
-    )
-    bases = {g.name: g.size for g in channel_graph(original, example).groups} if original is not model else {}
-    rows = [
-        row_of(g, base=max(g.size, bases.get(g.name, g.size)), multiple=told.multiple, minimum=told.minimum)
-        for g in groups
-    ]
-    judged = Judged(model, original, groups, rows, checked(groups, scores), example, calibration)
-    return judged, {**graph.left, **unjudged}
+    whole = channel_graph(original, example)
+    wanted = _chosen(told, original, whole.groups)
+    left, groups, spent = whole.left, wanted, list[Group]()
+    if original is not model:
+        now = looked_through(model, example)
+        left = now.left
+        groups, spent = lineage(wanted, whole.groups, now.groups)
+    scores, unjudged = dict[str, Tensor](), dict[str, str]()
+    if groups:
+        groups, scores, unjudged = judge_what_can_be(
+            model, told.by, groups, example=example, calibration=calibration, seed=base_seed(told.seed)
+        )
+    bases = {g.name: g.size for g in wanted}
+    rows = [row_of(g, base=bases[g.name], multiple=told.multiple, minimum=told.minimum) for g in groups]
+    # Parts are parts of the original: layers of which nothing more can go are counted, too.
+    rows += [Row(g.name, 1, bases[g.name]) for g in spent]
+    scores = {**checked(groups, scores), **{g.name: torch.zeros(1) for g in spent}}
+    return Judged(model, original, groups, rows, scores, example, calibration), {**left, **unjudged}
 
 
 def _finite(model: nn.Module) -> None:
@@ -101,15 +111,23 @@ def _finite(model: nn.Module) -> None:
 
 
 def _chosen(told: Prune, model: nn.Module, groups: Sequence[Group]) -> list[Group]:
-    known = [name for name, _ in model.named_modules() if name]
+    known = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
     for name in (*told.ignore, *told.layers):
         if name not in known:
             raise NameUnknown(unknown("layer", name, known, f"this {type(model).__name__}"))
     modules = dict(model.named_modules())
+    ignored = [within(model, name) for name in told.ignore]
+    for name, inside in zip(told.ignore, ignored, strict=True):
+        made = any(isinstance(modules[path], WEIGHED) for path in inside)
+        if not made and not any(touches(g, inside) for g in groups):
+            raise LimbeckError(
+                f"ignore: {name!r}, a {type(model.get_submodule(name)).__name__}, makes no channels; name the convolution or linear "
+                "layer that does"
+            )
     ours = [
         g
         for g in groups
-        if not any(touches(g, name) for name in told.ignore) and (told.residual or len(_makers(g, modules)) == 1)
+        if not any(touches(g, inside) for inside in ignored) and (told.residual or len(_makers(g, modules)) == 1)
     ]
     if not ours:
         raise LimbeckError(
@@ -117,7 +135,7 @@ def _chosen(told: Prune, model: nn.Module, groups: Sequence[Group]) -> list[Grou
             + ("" if told.residual else ", or they are made by several layers together (residual = False)")
         )
     for name in told.layers:
-        if not any(touches(g, name) for g in ours):
+        if not any(touches(g, within(model, name)) for g in ours):
             raise LimbeckError(f"layers: no channel that {name!r} makes can be removed")
     return ours
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -50,28 +50,45 @@ def taylor(model: nn.Module, groups: Sequence[Group], batches: Sequence[Batch]) 
     consumers = {g.name: first_consumer(model, g, "taylor") for g in groups}
     total: Found = {}
     count = dict.fromkeys(consumers, 0)
-    held: dict[str, Tensor] = {}
+    held: dict[str, list[Tensor]] = {}
+    seen: set[str] = set()
 
     def see(name: str, x: Tensor) -> None:
-        held[name] = x
+        seen.add(name)
+        if x.requires_grad:
+            held.setdefault(name, []).append(x)
 
     with inputs_of({name: layer for name, (layer, _) in consumers.items()}, see), torch.enable_grad():
         for batch in batches:
             held.clear()
             # The sum of the losses: the gradient at a sample's activation is that of its own loss.
             loss = losses_of(model, batch).sum()
-            names = [name for name, x in held.items() if x.requires_grad]
-            gradients = torch.autograd.grad(loss, [held[name] for name in names], allow_unused=True)
-            for name, gradient in zip(names, gradients, strict=True):
+            inputs = [x for xs in held.values() for x in xs]
+            gradients = iter(torch.autograd.grad(loss, inputs, allow_unused=True) if inputs else ())
+            for name, xs in held.items():
                 layer, member = consumers[name]
-                slope = torch.zeros_like(held[name]) if gradient is None else gradient
-                z = by_channel(layer, held[name].detach(), member)
-                total[name] = (
-                    total.get(name, 0.0) + len(z) * scores.taylor(z, by_channel(layer, slope, member)).double()
-                )
+                # A channel's worth is its worth in all calls together: one may take back what the other gives.
+                z = _beside(by_channel(layer, x.detach(), member) for x in xs)
+                slopes = ((x, next(gradients)) for x in xs)
+                slope = _beside(by_channel(layer, torch.zeros_like(x) if g is None else g, member) for x, g in slopes)
+                total[name] = total.get(name, 0.0) + len(z) * scores.taylor(z, slope).double()
                 count[name] += len(z)
     found = {name: scores.unit_norm(score / count[name]) for name, score in total.items()}
-    return found, unseen("taylor", groups, consumers, total)
+    why = unseen("taylor", groups, consumers, seen)
+    why |= {
+        name: f"taylor follows the gradient at what goes into {member.module!r}, and there is none (torch.no_grad, or detach, in front of it)"
+        for name, (_, member) in consumers.items()
+        if name in seen and name not in found
+    }
+    return found, why
+
+
+def _beside(calls: Iterable[Tensor]) -> Tensor:
+    """What went into a layer in all its calls, positions side by side; of calls on other numbers of samples, these after each other."""
+    parts = list(calls)
+    if len({len(part) for part in parts}) == 1:
+        return torch.cat(parts, 2)
+    return torch.cat(parts) if len({part.shape[2] for part in parts}) == 1 else parts[-1]
 
 
 def oracle(model: nn.Module, groups: Sequence[Group], batches: Sequence[Batch]) -> tuple[Found, Reasons]:

@@ -14,18 +14,25 @@ Found = dict[str, Tensor]  # scores by the name of the group
 Reasons = dict[str, str]  # ... and why there are none
 
 
+def first_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+    """What a layer of torch was called on, by place or by the only name that it has there."""
+    return args[0] if args else kwargs["input"]
+
+
 @contextmanager
 def inputs_of(watched: Mapping[str, nn.Module], see: Callable[[str, Tensor], Tensor | None]) -> Iterator[None]:
     """Show ``see`` what goes into these layers, by the names that they are given; what it returns goes in instead."""
 
     def watch(name: str) -> Callable[..., Any]:
-        def hook(module: nn.Module, args: tuple[Any, ...]) -> Any:
-            new = see(name, args[0])
-            return None if new is None else (new, *args[1:])
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            new = see(name, first_input(args, kwargs))
+            if new is None:
+                return None
+            return ((new, *args[1:]), kwargs) if args else (args, {**kwargs, "input": new})
 
         return hook
 
-    handles = [layer.register_forward_pre_hook(watch(name)) for name, layer in watched.items()]
+    handles = [layer.register_forward_pre_hook(watch(name), with_kwargs=True) for name, layer in watched.items()]
     try:
         yield
     finally:

@@ -15,10 +15,13 @@ from limbeck.compress.pruning.labels.watch import Watch, flat
 
 
 def whole_groups(conv: nn.Module) -> bool:
-    """Whether channels leave this grouped convolution by whole groups, as in a depthwise one, or some from each."""
+    """Whether channels leave this grouped convolution by whole groups, as in a depthwise one, or some from each.
+
+    The widths decide; one that has lost channels loses more in the same way, which surgery notes on it.
+    """
     if not isinstance(conv, nn.modules.conv._ConvNd) or conv.groups == 1:
         return False
-    return conv.groups >= conv.in_channels // conv.groups
+    return getattr(conv, "by_whole_groups", conv.groups >= conv.in_channels // conv.groups)
 
 
 def _read(watch: Watch, labels: Tensor, key: Key, size: int) -> None:
