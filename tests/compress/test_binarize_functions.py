@@ -105,9 +105,10 @@ def test_a_filter_of_zeros_has_scale_zero():
     torch.testing.assert_close(f.gradient_factor(w), torch.full((2, 3), 1 / 3))
 
 
-def test_the_scale_of_scaled_signs_is_the_same_to_the_last_bit():
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_the_scale_of_scaled_signs_is_the_same_to_the_last_bit(dtype):
     for n in (3, 9, 144, 1000, 4608):
-        w = torch.randn(64, n, generator=torch.Generator().manual_seed(n))
+        w = torch.randn(64, n, generator=torch.Generator().manual_seed(n)).to(dtype)
         once = f.scaled_signs(w)
         assert torch.equal(f.filter_scale(once), f.filter_scale(w))
         assert torch.equal(f.scaled_signs(once), once)

@@ -76,6 +76,52 @@ def test_the_network_given_is_left_alone(form):
     assert not {p.data_ptr() for p in net.parameters()} & {p.data_ptr() for p in new.parameters()}
 
 
+class Counting(nn.Module):
+    """A forward that keeps something, in a buffer and beside it, and draws."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16), nn.Linear(16, 2))
+        self.register_buffer("n", torch.zeros(()))
+        self.last, self.sizes = None, []
+
+    def forward(self, x):
+        self.n += 1
+        self.last = x.detach()
+        self.sizes.append(len(x))
+        return self.body(x) + 0 * random.random() * np.random.random()
+
+
+def test_what_a_forward_keeps_is_not_changed():
+    net = Counting()
+    state, *others = everything(net)
+    new = Binarize("bwn")(net, example=torch.randn(3, 16, generator=torch.Generator().manual_seed(0)))
+    after, *others_after = everything(net)
+    assert all(torch.equal(state[k], after[k]) for k in state)
+    assert others == others_after
+    assert (net.last, net.sizes) == (None, [])
+    assert findings(new).details["binary"] == ["body.2"]
+
+
+def test_layers_with_hooks_stay_real():
+    def net(hooked):
+        parts = nn.Sequential(*(nn.Linear(16, 16) for _ in range(6)))
+        if hooked:
+            parts[1].register_forward_hook(lambda part, args, out: 2 * out)
+            parts[2].register_forward_pre_hook(lambda part, args: None)
+            parts[3].register_full_backward_hook(lambda part, inside, outside: None)
+        return parts
+
+    x = torch.randn(3, 16)
+    new = Binarize("bwn")(net(True), example=x)
+    told = findings(new)
+    assert told.details["binary"] == ["4"]
+    assert all(told.details["real"][name] == "it carries hooks, which would be lost" for name in "123")
+    assert any("1 (it carries hooks" in note for note in told.notes)
+    assert len(new[1]._forward_hooks) == len(new[2]._forward_pre_hooks) == len(new[3]._backward_hooks) == 1
+    assert findings(Binarize("bwn")(net(False), example=x)).details["binary"] == ["1", "2", "3", "4"]
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_all_layers_but_the_ends_are_binary(form):
     net = resnet()
@@ -279,6 +325,17 @@ def test_packed_and_back_to_the_last_bit(form, ends):
     assert pack(back) == data
     weights = back.layer2[0].conv2.weight.detach()
     assert all(len(row.abs().unique()) == 1 for row in weights)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_packed_and_back_in_double_precision(form):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(16, 96), nn.ReLU(), nn.Linear(96, 1001), nn.ReLU(), nn.Linear(1001, 8)).double()
+    x = torch.randn(16, 16, dtype=torch.float64)
+    new = Binarize(form, ends=True)(net, example=x, calibration=[Batch(x)]).eval()
+    back = unpack(pack(new), copy.deepcopy(new)).eval()
+    assert torch.equal(back(x), new(x))
+    assert pack(back) == pack(new)
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -188,6 +188,19 @@ def test_noise_decides():
     assert {row["decision"] for row in rows.values()} == {"no less arithmetic"}
 
 
+def test_where_no_rank_but_one_is_possible_it_says_nothing_of_noise():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 16, 1), nn.Conv2d(16, 1, 1), nn.Flatten(), nn.Linear(100, 1), nn.Linear(1, 8))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.outer(torch.randn(16), torch.randn(3)).view(16, 3, 1, 1))
+    _, rows, told = made(model, X, vbmf=True)
+    assert all(rows[name]["ranks"] == [1] for name in "0134")
+    (note,) = [note for note in told.notes if note.startswith("vbmf found a rank of 1")]
+    assert note.endswith(": 0")
+    _, _, told = made(model, X, vbmf=True, ignore=["0"])
+    assert not any("noise" in note for note in told.notes)
+
+
 def test_layers_and_ignore_name_layers_and_what_holds_them():
     model = models.build("resnet8", classes=10)
     x = torch.randn(2, 3, 32, 32)

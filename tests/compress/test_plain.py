@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 import limbeck as lk
 from limbeck.compress.binary import BinaryConv
 from limbeck.compress.int8.prepare import prepared
+from limbeck.compress.lottery import Scores
 from limbeck.compress.plain import plain
 from limbeck.compress.served import served
 from limbeck.compressor import findings
@@ -68,6 +70,39 @@ def test_a_network_with_nothing_to_write_out_is_not_copied() -> None:
     model = net()
     assert plain(model) is model
     assert served(model, X).model is model
+
+
+def learned() -> nn.Module:
+    """Masks that are drawn in training, over layers that begin far from an even chance."""
+    model = Scores()(net(), example=X)
+    with torch.no_grad():
+        for key, value in model.named_parameters():
+            if "scores" in key:
+                value.copy_(torch.randn(value.shape, generator=torch.Generator().manual_seed(value.numel())))
+    return model
+
+
+def iterated() -> nn.Module:
+    """A weight that is divided by its spectral norm, which is estimated a step further in every training forward."""
+    model = net()
+    nn.utils.parametrizations.spectral_norm(model.layer1[0].conv1)
+    return model
+
+
+@pytest.mark.parametrize("made", [learned, iterated, *(lambda form=form: binary(form) for form in ("bnn", "xnor"))])
+def test_given_while_it_is_trained(made: Callable[[], nn.Module]) -> None:
+    model = made()
+    wanted = answers(model.eval())
+    model.train()
+    model.layer2.eval()
+    before, drawn = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    one, other = plain(model), plain(model)
+    assert torch.equal(torch.get_rng_state(), drawn)
+    assert all(torch.equal(model.state_dict()[key], value) for key, value in before.items())
+    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+    assert all(part.training for part in (model, one, one.layer1, one.layer1[0].conv1))
+    assert not any(part.training for part in (one.layer2, one.layer2[0].conv1))
+    assert torch.equal(answers(one.eval()), wanted)
 
 
 @pytest.mark.parametrize("name", MADE)

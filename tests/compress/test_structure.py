@@ -10,7 +10,11 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from limbeck.compress.binarize import Binarize
+from limbeck.compress.factorize import Factorize
 from limbeck.compress.parametrized import settle
+from limbeck.compress.prune import Prune
+from limbeck.compress.results import load, save
 from limbeck.compress.structure import describe, rebuild
 from limbeck.errors import LimbeckError
 from limbeck.models import build
@@ -177,3 +181,134 @@ def test_the_class_with_made_is_called_with_it():
         assert new[1].made == {"features": 64, "outputs": 4, "k": 2}
     finally:
         del home.Made  # type: ignore[attr-defined]
+
+
+# -- what stands at several places, or beside the parts --------------------------------------------
+
+
+class _Walk(nn.Module):
+    """Its forward goes along a plain list; one of its layers stands at two paths, one inside of another part."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.l1, self.l2 = nn.Linear(16, 32), nn.Linear(32, 32), nn.Linear(32, 32)
+        self.block = nn.Sequential(self.l2, nn.ReLU())
+        self.again, self.head = self.l1, nn.Linear(32, 4)
+        self.walk = [self.first, nn.ReLU(), self.l1, self.block, self.again, self.head]
+
+    def forward(self, x):
+        for part in self.walk:
+            x = part(x)
+        return x
+
+
+@pytest.mark.parametrize("how", [Factorize(rank=3, measured=False), Binarize("bwn", ends=True)], ids=["rank", "bwn"])
+def test_plain_lists_of_layers_and_layers_that_stand_twice(how, tmp_path):
+    torch.manual_seed(0)
+    net, x = _Walk().eval(), torch.randn(8, 16)
+    new = how(net, example=x)
+    told = json.loads(json.dumps(describe(net, new)))
+    assert told["changes"]["again"] == {"same": "l1"}
+    assert told["changes"]["block.0"] == {"same": "l2"}
+    back = rebuild(net, told)
+    assert back.again is back.l1
+    assert back.block[0] is back.l2
+    assert back.walk[0] is back.first
+    assert back.walk[2] is back.walk[4] is back.l1
+    back.load_state_dict(new.state_dict())
+    assert torch.equal(back(x), new(x))
+    save(net, new, tmp_path)  # a file of weights holds a shared one once
+    assert torch.equal(load(net, tmp_path, x)(x), new(x))
+
+
+def test_a_shared_layer_that_was_changed_in_place_is_told_once():
+    net = _Walk()
+    new = copy.deepcopy(net)
+    new.l1.bias = None
+    told = describe(net, new)
+    assert list(told["changes"]) == ["l1"]
+    assert rebuild(net, told).again.bias is None
+    assert describe(net, copy.deepcopy(net))["changes"] == {}
+
+
+def test_layers_that_only_the_new_network_shares():
+    net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
+    new = copy.deepcopy(net)
+    row = nn.Sequential(nn.Linear(4, 2, bias=False), nn.Linear(2, 4))
+    new[0], new[1], new[2] = new[1], nn.Sequential(*row, new[1], *row), nn.Sequential(row[1])
+    told = json.loads(json.dumps(describe(net, new)))
+    assert told["changes"]["1.2"] == {"same": "0"}
+    assert [told["changes"][path] for path in ("1.3", "1.4", "2.0")] == [
+        {"same": "1.0"},
+        {"same": "1.1"},
+        {"same": "1.1"},
+    ]
+    back = rebuild(net, told)
+    assert back[1][2] is back[0]
+    assert back[1][0] is back[1][3]
+    assert back[1][1] is back[1][4] is back[2][0]
+    assert back.state_dict().keys() == new.state_dict().keys()
+
+
+def test_a_description_from_before_sharing_was_told():
+    net = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+    net[2] = net[0]
+    new = copy.deepcopy(net)
+    new[0] = new[2] = nn.Sequential(nn.Linear(4, 2, bias=False), nn.Linear(2, 4))
+    told = describe(net, new)
+    told["changes"]["2"] = told["changes"]["0"]
+    back = rebuild(net, told)
+    back.load_state_dict(new.state_dict())
+    x = torch.randn(3, 4)
+    assert torch.equal(back(x), new(x))
+
+
+# -- buffers that no file of weights holds ---------------------------------------------------------
+
+
+class _Scaled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 4, 3)
+        self.register_buffer("scale", torch.linspace(0.5, 2, 16).view(1, 16, 1, 1), persistent=False)
+
+    def forward(self, x):
+        return self.head(self.conv(x).relu() * self.scale)
+
+
+def test_channels_of_a_buffer_that_no_file_holds():
+    torch.manual_seed(0)
+    net, x = _Scaled().eval(), torch.randn(2, 3, 8, 8)
+    new = Prune(keep=0.5)(net, example=x)
+    assert new.scale.shape == (1, 8, 1, 1)
+    assert "scale" not in new.state_dict()
+    back = rebuild(net, json.loads(json.dumps(describe(net, new))))
+    back.load_state_dict(new.state_dict())
+    assert torch.equal(back.scale, new.scale)
+    assert torch.equal(back(x), new(x))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        torch.tensor([True, False, True]),
+        torch.tensor(3.5),
+        torch.tensor(7),
+        torch.empty(0, 4),
+        torch.tensor([[1.5, -0.0], [float("inf"), 1e-40]], dtype=torch.bfloat16),
+        torch.arange(6.0).view(2, 3).T,
+        torch.tensor([1 + 2j]),
+    ],
+    ids=["bool", "0-d", "whole", "empty", "bfloat16", "not contiguous", "complex"],
+)
+def test_buffers_of_any_type_and_shape_keep_their_values(value):
+    net = nn.Sequential(nn.Linear(2, 2))
+    net[0].register_buffer("kept_aside", torch.zeros(2), persistent=False)
+    new = copy.deepcopy(net)
+    new[0].register_buffer("kept_aside", value, persistent=False)
+    back = rebuild(net, json.loads(json.dumps(describe(net, new))))
+    got = back[0].kept_aside
+    assert (got.dtype, got.shape) == (value.dtype, value.shape)
+    assert torch.equal(got, value)
+    assert back.state_dict().keys() == net.state_dict().keys()
+    assert describe(new, back)["changes"] == {}

@@ -9,6 +9,7 @@ from limbeck.compress.binary.layers import KINDS
 from limbeck.compress.binary.settling import settle as signs_written
 from limbeck.compress.parametrized import settle
 from limbeck.models.swap import copied
+from limbeck.randomness import own_random_numbers
 
 
 def plain(model: nn.Module) -> nn.Module:
@@ -27,11 +28,23 @@ def plain(model: nn.Module) -> nn.Module:
       (0): Linear(in_features=4, out_features=2, bias=True)
     )
     """
-    if any(parametrize.is_parametrized(part) for part in model.modules()):
-        model = copied(model)
-        settle(model)
+    computed = any(parametrize.is_parametrized(part) for part in model.modules())
     signs = any(isinstance(part, KINDS) and not part.made["settled"] for part in model.modules())
-    return signs_written(model) if signs else model
+    if not computed and not signs:
+        return model
+    with own_random_numbers():
+        model = _as_in_evaluation(copied(model)) if computed else model
+        return signs_written(model) if signs else model
+
+
+def _as_in_evaluation(model: nn.Module) -> nn.Module:
+    """The model itself, every parametrized tensor written out; each part stays in its mode."""
+    modes = [(part, part.training) for part in model.modules()]
+    model.eval()  # in training a mask may be drawn, and a norm iterated, whenever a weight is looked at
+    settle(model)
+    for part, mode in modes:
+        part.training = mode
+    return model
 
 
 def plain_copy(model: nn.Module) -> nn.Module:

@@ -7,6 +7,7 @@ Nothing is unpickled, and no class is named that is not torch's own layer or lim
 
 from __future__ import annotations
 
+import base64
 import importlib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -16,13 +17,16 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from limbeck.errors import LimbeckError
-from limbeck.models.swap import copied
+from limbeck.models.swap import copied, refer_anew
 from limbeck.randomness import own_random_numbers
 
 FORMAT = 1
 _TRUSTED = ("torch.nn.", "limbeck.compress.", "limbeck.models.")
 _INTERNAL = set(vars(nn.Module()))
 _PLAIN = (bool, int, float, str, type(None))
+
+# Module of the network after -> its first path, and the module there in the one before; None where it is new.
+_Met = dict[nn.Module, tuple[str, nn.Module | None]]
 
 
 def describe(before: nn.Module, after: nn.Module) -> dict[str, Any]:
@@ -36,7 +40,7 @@ def describe(before: nn.Module, after: nn.Module) -> dict[str, Any]:
         LimbeckError: a module cannot be described: it is new, neither torch's nor limbeck's.
     """
     with own_random_numbers():  # a mask that is learned draws whenever its weight is looked at
-        told: dict[str, Any] = {"format": FORMAT, "changes": dict(_changes(before, after, ""))}
+        told: dict[str, Any] = {"format": FORMAT, "changes": dict(_changes(before, after, "", {}))}
     frozen = [name for name, parameter in after.named_parameters() if not parameter.requires_grad]
     return {**told, "frozen": frozen} if frozen else told
 
@@ -56,15 +60,17 @@ def rebuild(before: nn.Module, told: Mapping[str, Any]) -> nn.Module:
     model = copied(before)
     if told["changes"]:
         no_longer_of_the_zoo(model)
+    others: dict[nn.Module, nn.Module] = {}
     for path, change in told["changes"].items():
         try:
             with own_random_numbers():
-                model = _apply(model, path, change)
+                model = _apply(model, path, change, others)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise LimbeckError(
                 f"the structure does not fit {type(before).__name__} at {path or 'the model itself'!r}: {error}; "
                 "it was made for another network"
             ) from error
+    refer_anew(model, others)
     frozen = set(told.get("frozen", ()))
     for name, parameter in model.named_parameters():
         if name in frozen:
@@ -73,18 +79,27 @@ def rebuild(before: nn.Module, told: Mapping[str, Any]) -> nn.Module:
 
 
 def no_longer_of_the_zoo(model: nn.Module) -> None:
-    """What the zoo would build by this network's name is not this network any more."""
-    if getattr(model, "zoo_options", None) is not None:
+    """What the zoo would build by this network's name is not this network any more; what it was made of stays known."""
+    if (told := getattr(model, "zoo_options", None)) is not None:
+        object.__setattr__(model, "zoo_origin", told)
         object.__setattr__(model, "zoo_options", None)
 
 
 # -- saying ----------------------------------------------------------------------------------------
 
 
-def _changes(before: nn.Module, after: nn.Module, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    if _kind(before) is not _kind(after) or getattr(before, "made", None) != getattr(after, "made", None):
-        yield path, {"new": _spec(after, path)}
+def _changes(before: nn.Module | None, after: nn.Module, path: str, met: _Met) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What differs here and further in; ``met`` is filled with the modules that were come upon."""
+    if after in met:
+        first, there = met[after]
+        if there is None or there is not before:  # else it stands at both paths in the network before, too
+            yield path, {"same": first}
         return
+    if before is None or not _of_one_build(before, after):
+        yield path, {"new": _spec(after, path)}
+        yield from _repeated(after, path, met)
+        return
+    met[after] = (path, before)
     change: dict[str, Any] = {}
     mine, theirs = _attributes(after), _attributes(before)
     if differing := {key: value for key, value in mine.items() if key not in theirs or theirs[key] != value}:
@@ -100,12 +115,26 @@ def _changes(before: nn.Module, after: nn.Module, path: str) -> Iterator[tuple[s
     if change:
         yield path, change
     for name, child in _children(after):
-        here = f"{path}.{name}" if path else name
-        other = before._modules.get(name)
-        if other is None:
-            yield here, {"new": _spec(child, here)}
+        yield from _changes(before._modules.get(name), child, _joined(path, name), met)
+
+
+def _repeated(new: nn.Module, path: str, met: _Met) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Where in a new module stand modules that were come upon already."""
+    met[new] = (path, None)
+    for name, child in _children(new):
+        here = _joined(path, name)
+        if child in met:
+            yield here, {"same": met[child][0]}
         else:
-            yield from _changes(other, child, here)
+            yield from _repeated(child, here, met)
+
+
+def _joined(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def _of_one_build(before: nn.Module, after: nn.Module) -> bool:
+    return _kind(before) is _kind(after) and getattr(before, "made", None) == getattr(after, "made", None)
 
 
 def _kind(module: nn.Module) -> type:
@@ -145,18 +174,36 @@ def _unpacked(value: Any) -> Any:
 
 
 def _tensors(module: nn.Module) -> dict[str, Any]:
-    """The module's own parameters and buffers: shape and type; None where a name holds nothing (no bias)."""
+    """The module's own parameters and buffers: shape and type; None where a name holds nothing (no bias).
+
+    Buffers that a file of weights does not hold come with their values.
+    """
     found: dict[str, Any] = {}
     hidden = list(module.parametrizations) if parametrize.is_parametrized(module) else list[str]()  # type: ignore[arg-type]
     for part, tensors in (("parameter", module._parameters), ("buffer", module._buffers)):
         for name, value in tensors.items():
             if name not in hidden:
-                kept = "" if name not in module._non_persistent_buffers_set else ", not kept"
-                found[name] = None if value is None else [part + kept, list(value.shape), str(value.dtype)]
+                aside = name in module._non_persistent_buffers_set
+                if value is None:
+                    found[name] = None
+                else:
+                    form = [list(value.shape), str(value.dtype)]
+                    found[name] = [f"{part}, not kept", *form, _bytes(value)] if aside else [part, *form]
     for name in hidden:
         value = getattr(module, name)
         found[name] = ["parameter", list(value.shape), str(value.dtype)]
     return found  # in the module's order, which is that of an optimizer's state
+
+
+def _bytes(value: torch.Tensor) -> str:
+    """The values of a tensor as text."""
+    return base64.b64encode(bytes(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())).decode()
+
+
+def _valued(like: torch.Tensor, text: str) -> torch.Tensor:
+    """A tensor with the values that `_bytes` made a text of; shape, type and device of another."""
+    flat = torch.frombuffer(bytearray(base64.b64decode(text)), dtype=torch.uint8).view(like.dtype)
+    return flat.reshape(like.shape).to(like.device)
 
 
 def _parametrized(module: nn.Module, path: str) -> dict[str, Any]:
@@ -190,9 +237,12 @@ def _spec(module: nn.Module, path: str) -> dict[str, Any]:
 # -- building --------------------------------------------------------------------------------------
 
 
-def _apply(model: nn.Module, path: str, change: Mapping[str, Any]) -> nn.Module:
+def _apply(model: nn.Module, path: str, change: Mapping[str, Any], others: dict[nn.Module, nn.Module]) -> nn.Module:
+    """The model with a change made to it; modules that went are put in ``others``, with what came for them."""
     if "new" in change:
-        return _placed(model, path, _made(change["new"]))
+        return _placed(model, path, _made(change["new"]), others)
+    if "same" in change:
+        return _placed(model, path, model.get_submodule(change["same"]), others)
     module = model.get_submodule(path) if path else model
     for name in change.get("gone", ()):
         del module._modules[name]
@@ -210,11 +260,15 @@ def _apply(model: nn.Module, path: str, change: Mapping[str, Any]) -> nn.Module:
     return model
 
 
-def _placed(model: nn.Module, path: str, new: nn.Module) -> nn.Module:
+def _placed(model: nn.Module, path: str, new: nn.Module, others: dict[nn.Module, nn.Module]) -> nn.Module:
     if not path:
         return new
     outer, _, name = path.rpartition(".")
-    (model.get_submodule(outer) if outer else model)._modules[name] = new
+    parts = model.get_submodule(outer)._modules
+    old = parts.get(name)
+    if old is not None:
+        others[old] = new
+    parts[name] = new
     return model
 
 
@@ -242,18 +296,23 @@ def _made(spec: Mapping[str, Any]) -> nn.Module:
 
 
 def _put_tensors(module: nn.Module, tensors: Mapping[str, Any]) -> None:
-    """Parameters and buffers of these shapes, zero where they had another, as they were where they had not."""
+    """Parameters and buffers of these shapes, zero where they had another, as they were where they had not.
+
+    Buffers that no file of weights holds get the values that are told.
+    """
     for name, told in tensors.items():
         if told is None:
             part = module._buffers if name in module._buffers else module._parameters
             part[name] = None
             continue
-        part, shape, dtype = told
+        part, shape, dtype, *values = told
         old = getattr(module, name, None)
-        if old is not None and list(old.shape) == shape and str(old.dtype) == dtype:
+        if old is not None and list(old.shape) == shape and str(old.dtype) == dtype and not values:
             continue
         device = old.device if isinstance(old, torch.Tensor) else None
         value = torch.zeros(shape, dtype=getattr(torch, dtype.removeprefix("torch.")), device=device)
+        if values and value.numel():
+            value = _valued(value, values[0])
         if part == "parameter":
             trained = old.requires_grad if isinstance(old, nn.Parameter) else value.is_floating_point()
             module._parameters[name] = nn.Parameter(value, requires_grad=trained)

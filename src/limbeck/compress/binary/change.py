@@ -16,6 +16,7 @@ from limbeck.compress.binary.layers import KINDS, BinaryConv, BinaryLinear, Form
 from limbeck.compress.binary.packing import packed_bytes
 from limbeck.compress.finished import require_unfinished
 from limbeck.compress.statistics import Recalibration, recalibrated
+from limbeck.compress.structure import no_longer_of_the_zoo
 from limbeck.compress.trial import require_runs, require_trainable
 from limbeck.compressor import silent, tell
 from limbeck.data.iterables import Batches
@@ -86,13 +87,12 @@ def binarize(
     require_unfinished(model, "Binarize")
     _require_real(model)
     require_runs(model, example)
-    ran = _watched(model, example)
+    ran = _watched(copied(model), example)  # a forward may keep something: a count, what it saw last
     plan = _planned(model, ran, ends=ends, keep=keep, fewest=fewest)
     plan = _without(plan, _read_elsewhere(model, plan.chosen, example), model, ends)
     new = copied(model)
     silent(new)
-    if getattr(new, "zoo_options", None) is not None:  # it is no longer what the zoo would build by its name
-        object.__setattr__(new, "zoo_options", None)
+    no_longer_of_the_zoo(new)
     made: dict[int, nn.Module] = {}
     for path in plan.chosen:
         layer = new.get_submodule(path)
@@ -132,7 +132,7 @@ def _require_real(model: nn.Module) -> None:
 
 
 def _watched(model: nn.Module, example: Any) -> _Run:
-    """One forward in eval mode without gradients, watched; the model is as before afterwards."""
+    """One forward in eval mode without gradients, watched; the random numbers are as before afterwards."""
     order: list[str] = []
     runs: dict[str, int] = {}
     normed, pooled = set[str](), dict[str, str]()
@@ -166,8 +166,7 @@ def _watched(model: nn.Module, example: Any) -> _Run:
     # its linear layers without calling them: such layers must not be taken for ones that run.
     handles = [register_module_forward_pre_hook(before), register_module_forward_hook(after)]
     try:
-        devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-        with torch.random.fork_rng(devices=devices), torch.compiler.set_stance("force_eager"), quiet(model):
+        with own_random_numbers(), torch.compiler.set_stance("force_eager"), quiet(model):
             call(model, example)
     finally:
         for handle in handles:
@@ -253,6 +252,8 @@ def _unfit(part: Any, tied: set[int], fewest: int) -> str | None:
         return f"a {type(part).__name__}, which has no binary counterpart here"
     if id(part.weight) in tied:
         return "its weight is shared with another layer"
+    if part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks:
+        return "it carries hooks, which would be lost"
     n = part.weight[0].numel()
     if n == 1:
         return "1 weight per filter: alpha = |w| is the weight itself"

@@ -80,8 +80,8 @@ def inside(x: Tensor) -> Tensor:
 def filter_scale(weight: Tensor) -> Tensor:
     """``alpha = mean |W|`` of each filter: the scale with which signs come nearest to the weights.
 
-    Summed in float64 where the device has it: then ``alpha`` of a filter that holds nothing but +alpha and -alpha is alpha
-    again, to the last bit, which is what makes packing lossless.
+    ``alpha`` of a filter that holds nothing but +alpha and -alpha is alpha again, to the last bit, which is what makes packing
+    lossless: summed in float64, where that is wider than the weights and the device has it, it comes out so by itself.
 
     Args:
         weight: ``[filters, ...]``.
@@ -97,7 +97,11 @@ def filter_scale(weight: Tensor) -> Tensor:
     """
     rows = weight.detach().flatten(1).abs()
     wide = rows if rows.device.type == "mps" else rows.double()
-    return (wide.sum(1) / rows.shape[1]).to(weight.dtype)
+    mean = wide.sum(1) / rows.shape[1]
+    if wide.dtype == weight.dtype:  # a sum that may round
+        low, high = rows.aminmax(dim=1)
+        mean = torch.where(low == high, high, mean)
+    return mean.to(weight.dtype)
 
 
 def scaled_signs(weight: Tensor) -> Tensor:

@@ -46,7 +46,11 @@ def wishes(how: Factorize, layers: Sequence[Layer], others: int) -> tuple[Wishes
         return {name: [split] for name, (split, _) in ranked.items()}, [note + ", ".join(above)] if above else [], {}
     if how.vbmf:
         found = {layer.name: by_vbmf(layer, _kind(layer, how), how.weaken) for layer in layers}
-        noise = [name for name, split in found.items() if set(split.ranks) == {1}]
+        noise = [
+            layer.name
+            for layer in layers
+            if set(found[layer.name].ranks) == {1} and max(full_ranks(layer.module, found[layer.name].kind)) > 1
+        ]
         note = (
             "vbmf found a rank of 1, the least, where weights look like noise, as those that were hardly trained do: "
         )
