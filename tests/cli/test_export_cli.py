@@ -7,9 +7,12 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 
-from limbeck import record
+import limbeck as lk
+from limbeck import config, record
 from limbeck.cli import main
 from limbeck.data import load
 from limbeck.data.spec import Data
@@ -22,6 +25,34 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
 DATA = Data(validation=200)
+SHORT = "training: {epochs: 1, batch_size: 64, optimizer: {lr: 0.05}}, rows: 192"
+SMALLER = f"""
+name: smaller
+data: {{source: digits, validation: 200}}
+models: {{net: {{name: digits_mlp, options: {{hidden: [24, 16]}}}}}}
+stages:
+- {{kind: train, name: o, model: net, {SHORT}}}
+- {{kind: distill, name: masked, student: {{from: o, mask: {{density: 0.3}}}}, teacher: o, method: kd, {SHORT}}}
+- {{kind: compress, name: pruned, model: o, calibration: 64, how: {{kind: prune, keep: 0.5}}}}
+- {{kind: compress, name: low, model: masked, calibration: 64, how: {{kind: factorize, energy: 0.6, measured: false}}}}
+- {{kind: compress, name: bits, model: o, calibration: 64, how: {{kind: binarize, fewest: 4}}}}
+- {{kind: compress, name: ticket, model: net, how: {{kind: lottery_ticket, rounds: 1, controls: []}}, {SHORT}}}
+"""
+GROUPS = [[0, 10], [1, 11], [2, 12], [3, 13], [4, 14], [5, 15], [6, 16], [7, 17], [8, 18], [9, 19]]
+GROUPED = """
+name: groups
+data: {{source: digits, validation: 200}}
+models:
+  fine: {{name: digits_mlp, options: {{hidden: [24], classes: 20}}, weights: fine.safetensors}}
+  small: {{name: digits_mlp, options: {{hidden: [8]}}}}
+stages:
+- {{kind: compress, name: low, model: fine, calibration: 64, how: {{kind: prune, keep: 0.5}}}}
+- {{kind: distill, name: s, student: small, teacher: fine, method: {{kind: grouped_kd, groups: {groups}}}, {short}}}
+"""
+
+
+def ran(text, out):
+    return run(config.read(text).recipe, out=out, machine=Machine(accelerator="cpu"), quiet=True)
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +134,139 @@ def test_an_exported_folder_alone_answers_as_the_run(folder, pictures, tmp_path,
         assert [e["probability"] for e in found["top"]] == pytest.approx(
             [e["probability"] for e in expected["top"]], abs=1e-5
         )
+
+
+@pytest.fixture(scope="module")
+def smaller(tmp_path_factory):
+    return ran(SMALLER, tmp_path_factory.mktemp("smaller") / "run")
+
+
+@pytest.mark.parametrize("name", ["masked", "pruned", "low", "bits", "ticket"])
+def test_weights_of_a_network_that_was_made_smaller(smaller, pictures, tmp_path, capsys, name):
+    paths, _ = pictures
+    expected = answers(capsys, smaller, *paths[:3], "--model", name)
+    made = tmp_path / "made"
+    assert main(["export", str(smaller), "--to", "safetensors", "--model", name, "--out", str(made)]) == 0
+    assert "largest difference from the network: " in capsys.readouterr().out
+    assert (made / "structure.json").is_file()
+    assert not [key for key in load_file(made / "model.safetensors") if "parametrizations" in key]
+    for line, was in zip(answers(capsys, made, *paths[:3]), expected):
+        found, before = line["answers"][0]["top"], was["answers"][-1]["top"]
+        assert [e["class"] for e in found] == [e["class"] for e in before]
+        assert [e["probability"] for e in found] == pytest.approx([e["probability"] for e in before], abs=1e-5)
+
+
+def test_weights_that_nothing_can_be_built_for(folder, pictures, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("limbeck.export.to_weights.described", lambda network: None)
+    made = tmp_path / "made"
+    assert main(["export", str(folder), "--to", "safetensors", "--out", str(made)]) == 0
+    said = capsys.readouterr().out
+    assert "weights alone, not compared: " in said
+    assert "limbeck predict" not in said
+    assert json.loads((made / "deploy.json").read_text())["check"]["max_difference"] is None
+    assert main(["predict", str(made), pictures[0][0]]) == 1
+    assert "has weights alone" in capsys.readouterr().err
+
+
+# -- networks of finer classes, and such that came with weights ------------------------------------
+
+
+@pytest.fixture(scope="module")
+def made_here(tmp_path_factory):
+    here = tmp_path_factory.mktemp("grouped") / "here"
+    here.mkdir()
+    torch.manual_seed(0)
+    fine = lk.build("digits_mlp", hidden=[24], classes=20)
+    with torch.no_grad():
+        list(fine.parameters())[-1][10:] += 5  # class 10 and those behind it are the likely ones
+    lk.save_weights(fine, here / "fine.safetensors")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(here)
+        ran(GROUPED.format(groups=GROUPS, short=SHORT), here / "run")
+    return here
+
+
+@pytest.fixture
+def grouped(made_here, tmp_path, monkeypatch):
+    """A run in ``here/run``, called in ``here``, whose teacher has 20 classes and came from ``here/fine.safetensors``."""
+    monkeypatch.chdir(shutil.copytree(made_here, tmp_path / "here"))
+    return tmp_path / "here" / "run"
+
+
+def fine_of(folder):
+    fine = lk.build("digits_mlp", hidden=[24], classes=20)
+    lk.load_weights(fine, folder.parent / "fine.safetensors")
+    return fine.eval()
+
+
+def test_finer_classes_are_summed_as_the_run_sums_them(grouped, pictures, capsys):
+    from limbeck.export.pictures import prepared
+    from limbeck.export.runs import open_run
+
+    paths, _ = pictures
+    told = answers(capsys, grouped, *paths[:3], "--top", 20)
+    inputs = prepared(paths[:3], open_run(grouped).preprocessing)
+    with torch.no_grad():
+        summed = fine_of(grouped)(inputs).softmax(1).unflatten(1, (2, 10)).sum(1)
+    for line, row in zip(told, summed.tolist()):
+        fine, small = line["answers"]
+        assert (fine["name"], small["name"]) == ("fine", "s")
+        assert len(fine["top"]) == len(small["top"]) == 10
+        assert {e["class"]: e["probability"] for e in fine["top"]} == pytest.approx(
+            dict(zip("0123456789", row)), abs=1e-5
+        )
+    assert main(["predict", str(grouped), *paths[:2]]) == 0
+    assert "fine and s choose the same class on " in capsys.readouterr().out
+
+
+def test_classes_that_are_not_those_of_the_data_are_numbered(grouped, pictures, tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as patched:
+        patched.setattr("limbeck.runner.shelf.Work.partitions", [])
+        assert main(["predict", str(grouped), *pictures[0][:2], "--top", "1"]) == 0
+        said = capsys.readouterr().out
+        assert "class 1" in said
+        assert "choose the same class" not in said
+    made = tmp_path / "made"
+    assert main(["export", str(grouped), "--to", "onnx-int8", "--model", "fine", "--out", str(made), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["classes"] is None
+    assert "accuracy" not in told["check"], "the labels are of other classes"
+    assert len(answers(capsys, made, pictures[0][0], "--top", 99)[0]["answers"][0]["top"]) == 20
+
+
+def test_weights_are_found_from_another_folder(grouped, pictures, tmp_path, monkeypatch, capsys):
+    paths, _ = pictures
+    here = answers(capsys, grouped, paths[0])
+    monkeypatch.chdir(tmp_path)
+    assert answers(capsys, grouped, paths[0]) == here
+    (tmp_path / "fine.safetensors").write_bytes(b"another")
+    assert answers(capsys, grouped, paths[0]) == here, "a file of that name that the run did not see"
+    assert main(["export", str(grouped), "--to", "safetensors", "--model", "fine", "--quiet"]) == 0
+
+
+def test_a_network_of_the_run_needs_no_file_elsewhere(grouped, pictures, capsys):
+    """Its weights are in the run; those that it began with, or its teacher's, need not be there any more."""
+    small = answers(capsys, grouped, pictures[0][0])[0]["answers"][1]
+    (grouped.parent / "fine.safetensors").unlink()
+    assert main(["predict", str(grouped), pictures[0][0], "--json"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)[0]["answers"] == [small]
+    assert "note: the original cannot be shown: no file of weights at fine.safetensors" in said.err
+    for name in ("s", "low"):
+        assert main(["export", str(grouped), "--to", "safetensors", "--model", name, "--quiet"]) == 0
+    assert main(["export", str(grouped), "--to", "safetensors", "--model", "fine", "--quiet"]) == 1
+    assert "Call it from the folder in which the run was made" in capsys.readouterr().err
+
+
+def test_weights_that_are_another_file_now(grouped, pictures, capsys):
+    other = lk.build("digits_mlp", hidden=[24], classes=20)
+    lk.save_weights(other, grouped.parent / "fine.safetensors")
+    assert main(["predict", str(grouped), pictures[0][0]]) == 0
+    said = capsys.readouterr()
+    assert "is not the file that network fine of the run had (SHA-256 " in said.err
+    assert "(original)" not in said.out
+    assert main(["predict", str(grouped), pictures[0][0], "--model", "fine"]) == 1
+    assert "is not the file that network fine of the run had" in capsys.readouterr().err
 
 
 def test_as_a_table(folder, pictures, capsys):

@@ -136,9 +136,41 @@ def test_an_ensemble(tmp_path):
     assert torch.equal(open_export(done.folder)(rows()), answers(net, rows()))
 
 
+@pytest.mark.parametrize("how", [lk.Prune(keep=0.5), lk.Mask(sparsity=0.5), lk.Binarize(fewest=4)])
+def test_what_a_chain_left(tmp_path, how):
+    """What the zoo would build by the network's name is not it any more; what it was made of stays known."""
+    net = lk.compress(network(), [how], [(rows(16), torch.arange(16) % 10)], quiet=True)
+    assert getattr(net, "zoo_options", None) is None
+    done = export(net, tmp_path / "net", to="safetensors", example=EXAMPLE)
+    assert done.max_difference == 0
+    assert not [key for key in load_file(done.file) if "parametrizations" in key]
+    assert torch.equal(open_export(done.folder)(rows()), answers(net, rows()))
+
+
+class Shifted(nn.Module):
+    """A network with numbers that no file of weights holds."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("shift", torch.arange(10.0), persistent=False)
+        self.inner = network()
+
+    def forward(self, x):
+        return self.inner(x) + self.shift
+
+
+def test_numbers_that_are_in_no_file_of_weights(tmp_path, monkeypatch):
+    net = Shifted()
+    net.zoo_options = {"name": "digits_cnn_thin", "classes": 10}
+    monkeypatch.setattr(to_weights, "build", lambda **options: Shifted())
+    done = export(net, tmp_path / "net", to="safetensors", example=EXAMPLE)
+    assert torch.equal(open_export(done.folder)(rows()), answers(net, rows()))
+
+
 def test_a_class_of_ones_own_leaves_its_weights(tmp_path):
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
     done = export(net, tmp_path / "net", to="safetensors", example=EXAMPLE)
+    assert done.max_difference is None, "there was nothing to run"
     assert {path.name for path in done.folder.iterdir()} == {"model.safetensors", "deploy.json"}
     with pytest.raises(
         LimbeckError, match=r"weights alone: torch\.nn\.modules\.container\.Sequential is no network that"

@@ -47,6 +47,10 @@ def _summary(done: Exported) -> list[str]:
         )
         if accuracy := check.get("accuracy"):
             lines.append(f"accuracy on them: {accuracy['float']:.2%} in float, {accuracy['int8']:.2%} in int8")
+    elif check["max_difference"] is None:
+        made = details.get("class", "a class of its own")
+        lines.append(f"weights alone, not compared: {made} is no network that limbeck builds")
+        return [*lines, f"what is known of it: {done.folder / 'deploy.json'}"]
     else:
         lines.append(
             f"largest difference from the network: {check['max_difference']:.2g} "

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limbeck.cli import say
-from limbeck.errors import LimbeckError, RecipeError, RunFolderError
+from limbeck.errors import LimbeckError, RecipeError, RunFolderError, WeightsError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from limbeck.export.runs import OpenRun
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def print_predictions(
         return
     for place, picture in enumerate(pictures):
         _print(answers, place, picture, top)
-    if len(answers) > 1 and len(pictures) > 1:
+    if len(answers) > 1 and len(pictures) > 1 and answers[0].classes == answers[1].classes:
         alike = int((answers[0].probabilities.argmax(1) == answers[1].probabilities.argmax(1)).sum())
         say.line(
             f"{answers[0].name} and {answers[1].name} choose the same class on {alike} of {len(pictures)} pictures"
@@ -75,11 +77,20 @@ def _of_run(folder: Path, pictures: Sequence[Path], model: str | None, seed: int
     run.seed(name, seed)  # what cannot be had is told before the pictures are looked at
     original = run.original(name)
     inputs = prepared(pictures, run.preprocessing)
-    shown = [(original, "original")] if original is not None and original != name else []
-    return [
-        Answers(one, role, run.network(one), _probabilities(run.model(one, seed), inputs), run.work.data.classes)
-        for one, role in [*shown, (name, "network")]
-    ]
+    shown = [_answers(run, name, "network", inputs, seed)]
+    if original is None or original == name:
+        return shown
+    try:
+        return [_answers(run, original, "original", inputs, seed), *shown]
+    except WeightsError as error:  # the file that it came from may be gone; the network asked for is in the run
+        say.console(stderr=True).print(f"note: the original cannot be shown: {error}")
+        return shown
+
+
+def _answers(run: OpenRun, name: str, role: str, inputs: Tensor, seed: int | None) -> Answers:
+    logits = run.logits(name, inputs, seed)
+    classes = run.classes(logits) or [f"class {place}" for place in range(logits.shape[-1])]
+    return Answers(name, role, run.network(name), logits.softmax(-1), classes)
 
 
 def _exported(folder: Path, pictures: Sequence[Path]) -> list[Answers]:
@@ -105,15 +116,6 @@ def _exported(folder: Path, pictures: Sequence[Path]) -> list[Answers]:
             classes,
         )
     ]
-
-
-def _probabilities(model: Any, inputs: Tensor) -> Tensor:
-    import torch
-
-    from limbeck.phase import logits_of
-
-    with torch.no_grad():
-        return logits_of(model(inputs)).softmax(-1)
 
 
 def _print(answers: Sequence[Answers], place: int, picture: Path, top: int) -> None:

@@ -45,8 +45,8 @@ class Exported:
         return self.folder / self.told["file"]
 
     @property
-    def max_difference(self) -> float:
-        """The largest difference of a logit from the network's, on the batches of the check."""
+    def max_difference(self) -> float | None:
+        """The largest difference of a logit from the network's, on the batches of the check; None where nothing could run."""
         return self.told["check"]["max_difference"]
 
     @property
@@ -218,7 +218,7 @@ def _checked(
     tolerance: float,
 ) -> dict[str, Any]:
     if format.name == "safetensors" and told["details"]["structure"] is None:
-        return {"against": "the weights themselves", "max_difference": 0.0}  # there is nothing to run
+        return {"against": None, "max_difference": None}  # there is nothing to run
     run = format.opener(place, told)
     if calibrated:
         return quantized(taken, run, batches)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from torch import nn
+from torch import Tensor, nn
 
 from limbeck import config
 from limbeck.data import Loader, load, subset
@@ -20,7 +20,8 @@ from limbeck.errors import LimbeckError, NameUnknown, RunFolderError, unknown
 from limbeck.export.making import Exported, export
 from limbeck.export.pictures import preprocessing
 from limbeck.export.targets import target
-from limbeck.phase import Batch
+from limbeck.grouping import comparable
+from limbeck.phase import Batch, logits_of
 from limbeck.recipe import Evaluate, Model, Peer, Recipe, Result
 from limbeck.report.read import Run, read_run
 from limbeck.runner.shelf import Work
@@ -78,6 +79,21 @@ class OpenRun:
         """
         seed = self.seed(name, seed)
         return self.work.model(name, len(self.recipe.plan), seed).eval()
+
+    def logits(self, name: str, inputs: Tensor, seed: int | None = None) -> Tensor:
+        """What a network of the run says; its fine classes summed where a method of the run sums them, as it was measured.
+
+        Raises:
+            NameUnknown, RunFolderError: as `model`.
+        """
+        with torch.no_grad():
+            found = logits_of(self.model(name, seed)(inputs))
+        return comparable(found, None, self.work.partitions, len(self.work.data.classes))[0]
+
+    def classes(self, logits: Tensor) -> tuple[str, ...] | None:
+        """The names behind the scores of a network; None where its classes are not those of the data."""
+        names = tuple(self.work.data.classes)
+        return names if logits.shape[-1] == len(names) else None
 
     def seed(self, name: str, seed: int | None = None) -> int:
         """The repetition that a network is taken from; its stage is done.
@@ -156,7 +172,8 @@ def open_run(folder: str | Path, *, partly: bool = False) -> OpenRun:
     if not path.is_file():
         raise RunFolderError(f"{told.folder} has no recipe.yaml, without which its networks cannot be built")
     recipe = config.read_recipe(path)
-    work = Work(recipe, told.folder, _described(told, recipe), alone("cpu"), Console(), True, {"notes": []})
+    kept = {"notes": [], "models": told.models}
+    work = Work(recipe, told.folder, _described(told, recipe), alone("cpu"), Console(), True, kept)
     return OpenRun(told, recipe, work)
 
 
@@ -187,6 +204,8 @@ def export_run(
     name = model or run.last
     used = run.seed(name, seed)
     network = run.model(name, seed)
+    with torch.no_grad():
+        classes = run.classes(logits_of(network(torch.zeros(2, *run.work.data.shape))))
     place = Path(out) if out is not None else run.told.folder / "exports" / f"{name}-seed-{used}-{to}"
     rows: list[Batch] = []
     test: list[Batch] = []
@@ -196,13 +215,15 @@ def export_run(
         rows = calibration(run, used)
         every = max(1, len(run.data.test) // _TESTED)
         test = run.batches(run.data.test.take(torch.arange(0, len(run.data.test), every)))
+        if classes is None:  # the labels are of other classes than the network's
+            test = [batch._replace(targets=None) for batch in test]
     data = run.work.data
     return export(
         network,
         place,
         to=to,
         example=torch.zeros(1, *data.shape),
-        classes=data.classes,
+        classes=classes,
         preprocessing=run.preprocessing,
         calibration=rows,
         test=test,

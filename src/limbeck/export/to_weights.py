@@ -11,11 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.compress import structure
+from limbeck.compress.plain import plain
 from limbeck.errors import LimbeckError
 from limbeck.export.subject import Subject
 from limbeck.models import build, load_weights, save_weights
 from limbeck.models.ensemble import Ensemble
 from limbeck.phase import logits_of
+from limbeck.randomness import own_random_numbers
 
 FILE = "model.safetensors"
 STRUCTURE = "structure.json"
@@ -23,7 +25,7 @@ STRUCTURE = "structure.json"
 
 def write(subject: Subject, folder: Path) -> dict[str, Any]:
     """Write ``model.safetensors`` and ``structure.json``; of a network that limbeck did not build, the weights alone."""
-    network = subject.original
+    network = plain(subject.original)
     save_weights(network, folder / FILE)
     told = described(network)
     if told is None:
@@ -40,10 +42,10 @@ def described(network: nn.Module) -> dict[str, Any] | None:
         if any(member is None for member in members):
             return None
         return {"members": members, "averaging": network.averaging, "weights": list(network.weights)}
-    made = getattr(network, "zoo_options", None)
+    made = getattr(network, "zoo_options", None) or getattr(network, "zoo_origin", None)
     if made is None:
         return None
-    with torch.device("meta"):
+    with own_random_numbers():  # not on "meta": buffers that no file holds are described with their values
         before = build(**made)
     return {"network": made, "changes": structure.describe(before, network)}
 

@@ -17,7 +17,7 @@ from limbeck.data import Loader
 from limbeck.data.images import Images, Splits
 from limbeck.engine.evaluate import metrics, predictions
 from limbeck.engine.team import Team
-from limbeck.errors import LimbeckError
+from limbeck.errors import LimbeckError, WeightsError
 from limbeck.grouping import comparable
 from limbeck.methods.grouped import partitions_of
 from limbeck.models import build, load_weights
@@ -139,11 +139,14 @@ class Work:
         name, _, step = name.partition("@")
         found = self.source(name, before)
         if isinstance(found, Model):
-            return self._blueprint(name, found, seed, init)
+            model = self._blueprint(name, found, seed, init)
+            if found.weights:
+                load_weights(model, self._weights(name, found.weights))
+            return model
         here, seed = self.position(found), self.seed_of(found, seed)
         if isinstance(found, Ensemble):
             return Average([self.model(member, here, seed) for member in found.members], averaging=found.averaging)
-        model = self.model(student_of(found), here, seed)
+        model = self._begun(student_of(found), here, seed)
         if isinstance(found, Compress):
             return results.load(model, self.folder / self.place(found, seed), self.example())
         load_weights(model, self.folder / self.place(found, seed) / (f"step-{step}.safetensors" if step else _LAST))
@@ -157,10 +160,40 @@ class Work:
         options = {"classes": len(self.data.classes), "in_channels": self.data.shape[0], "size": self.data.shape[1]}
         with own_random_numbers():
             seed_everything(seed_for(seed, "model", name, *([init] if init else [])))
-            model = build(blueprint.name, **{**options, **blueprint.options})
-        if blueprint.weights:
-            load_weights(model, blueprint.weights)
-        return model
+            return build(blueprint.name, **{**options, **blueprint.options})
+
+    def _begun(self, name: str, before: int, seed: int) -> nn.Module:
+        """A network of the build that a stage began with.
+
+        What the stage left in the run is loaded into it, so the file that a blueprint's weights came from need not be there.
+        """
+        found = self.source(name, before)
+        return self._blueprint(name, found, seed, "") if isinstance(found, Model) else self.model(name, before, seed)
+
+    def _weights(self, name: str, written: str) -> Path:
+        """The file of a blueprint's weights.
+
+        A relative place is seen from here.  Where the run is done, its record knows the file, which is then also looked for
+        from every folder that the run lies in, and no other is taken.
+        """
+        seen = self.record.get("models", {}).get(name, {}).get("sha256")
+        if not seen:
+            return Path(written)
+        inside = (folder / written for folder in self.folder.absolute().parents)
+        there = [place for place in dict.fromkeys([Path(written).absolute(), *inside]) if place.is_file()]
+        sums = {place: hashlib.sha256(place.read_bytes()).hexdigest()[: len(seen)] for place in there}
+        for place, found in sums.items():
+            if found == seen:
+                return place
+        if not sums:
+            raise WeightsError(
+                f"no file of weights at {written}, seen from here or from a folder that {self.folder} lies in; network "
+                f"{name} came from it. Call it from the folder in which the run was made"
+            )
+        raise WeightsError(
+            f"{next(iter(sums))} is not the file that network {name} of the run had (SHA-256 {seen} then, "
+            f"{next(iter(sums.values()))} now)"
+        )
 
     def identity(self, name: str, before: int, seed: int) -> str:
         """A key that two references share exactly if they mean the same weights."""
