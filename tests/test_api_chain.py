@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import limbeck as lk
-from limbeck.errors import DataError, LimbeckError, RunFolderError
+from limbeck.errors import DataError, HyperParameterError, LimbeckError, RunFolderError
 from limbeck.models.macs import count_macs
 
 ONE = lk.Training(epochs=1, optimizer=lk.Optimizer(lr=0.05))
@@ -203,6 +203,111 @@ def test_a_folder_of_another_chain(tmp_path):
         lk.compress(net(), [lk.Prune(keep=0.5), lk.Tune()], rows(), out=tmp_path, **QUIET)
     with pytest.raises(RunFolderError, match="its seed is 0, this one's 1"):
         lk.compress(net(), lk.Prune(keep=0.5), rows(), out=tmp_path, seed=1, **QUIET)
+
+
+def other(seed=7):
+    """A network of the same build with other weights."""
+    model = net()
+    torch.manual_seed(seed)
+    for part in (model[1], model[3], model[5]):
+        part.reset_parameters()
+    return model
+
+
+def test_a_folder_of_another_network_teacher_or_calibration(tmp_path):
+    steps = [lk.Prune(keep=0.5, steps=2, epochs=1)]
+    given = {"teacher": other(8), "out": tmp_path / "chain", **QUIET}
+    first = lk.compress(net(), steps, rows(), **given)
+    with pytest.raises(RunFolderError, match="holds another chain: its model has other weights, or is built otherwise"):
+        lk.compress(other(), steps, rows(), **given)
+    with pytest.raises(RunFolderError, match="its teacher has other weights, or is built otherwise, than this one's"):
+        lk.compress(net(), steps, rows(), **{**given, "teacher": other(9)})
+    with pytest.raises(RunFolderError, match="it has a teacher, this one none"):
+        lk.compress(net(), steps, rows(), **{**given, "teacher": None})
+    with pytest.raises(RunFolderError, match="its calibration holds other samples than this one's"):
+        lk.compress(net(), steps, rows(), calibration=rows(seed=5), **given)
+    built = nn.Sequential(*net()[:4], nn.GELU(), net()[5])
+    with pytest.raises(RunFolderError, match="its model"):
+        lk.compress(built, steps, rows(), **given)
+    assert same(bits(lk.compress(net(), steps, rows(), **given)), bits(first))
+
+
+def test_a_folder_with_another_network_inside_a_step(tmp_path):
+    def chain(seed):
+        return [lk.Tune(student=other(seed), teacher=other(8), epochs=1)]
+
+    lk.compress(net(), chain(3), rows(), out=tmp_path, **QUIET)
+    lk.compress(net(), chain(3), rows(seed=9), out=tmp_path, **QUIET)  # nothing looks at a calibration
+    with pytest.raises(RunFolderError, match="its student of step 1 has other weights"):
+        lk.compress(net(), chain(4), rows(), out=tmp_path, **QUIET)
+
+
+def test_a_folder_of_an_older_version_is_taken_as_it_is(tmp_path):
+    lk.compress(net(), lk.Prune(keep=0.5), rows(), out=tmp_path, **QUIET)
+    old = {
+        key: value
+        for key, value in json.loads((tmp_path / "chain.json").read_text()).items()
+        if key in ("steps", "seed")
+    }
+    (tmp_path / "chain.json").write_text(json.dumps(old))
+    (tmp_path / "1-prune" / "told.json").unlink()
+    again = lk.compress(net(), lk.Prune(keep=0.5), rows(), out=tmp_path, **QUIET)
+    assert again.ledger.rows[1].notes == []
+    assert json.loads((tmp_path / "chain.json").read_text()) == old
+    with pytest.raises(RunFolderError, match="its seed is 0"):
+        lk.compress(net(), lk.Prune(keep=0.5), rows(), out=tmp_path, seed=1, **QUIET)
+
+
+def test_what_was_said_and_how_long_it_took_is_read_back(tmp_path):
+    steps = [lk.Prune(keep=0.5, steps=2, epochs=1), lk.Mask(sparsity=0.5), lk.Tune(epochs=1)]
+    first = lk.compress(net(), steps, rows(), out=tmp_path, **QUIET)
+    kept = (tmp_path / "ledger.json").read_text()
+    again = lk.compress(net(), steps, rows(), out=tmp_path, **QUIET)
+    told = {row.name: (row.notes, row.seconds) for row in first.ledger.rows}
+    assert {row.name: (row.notes, row.seconds) for row in again.ledger.rows} == told
+    assert (tmp_path / "ledger.json").read_text() == kept
+    assert any("masks by themselves save no time" in note for note in told["2 mask"][0])
+    parts = [seconds for name, (_, seconds) in told.items() if name.startswith("1 prune.")]
+    assert told["1 prune"][1] >= sum(parts), "the line of a whole step has the time of all its parts"
+
+
+def counted():
+    walked = []
+
+    class Batches:
+        def __iter__(self):
+            for batch in rows():
+                walked.append(1)
+                yield batch
+
+        def __len__(self):
+            return 4
+
+    return Batches(), walked
+
+
+@pytest.mark.parametrize(
+    ("step", "said"),
+    [
+        (
+            lk.LotteryTicket(rounds=1, rewind=2),
+            "step 2, LotteryTicket, asks for the weights of a training after 2 steps",
+        ),
+        (lk.Mask(by="movement"), "step 2, Mask, looks at the weights from before training"),
+        (lk.Mask(by="large_init_same_sign", steps=2), "step 2, Mask, looks at the weights from before training"),
+    ],
+)
+def test_what_only_a_run_can_do_is_told_before_anything_is_trained(step, said):
+    data, walked = counted()
+    with pytest.raises(LimbeckError, match=f"{said}.*use a recipe"):
+        lk.compress(net(), [lk.Tune(epochs=20), step], data, **QUIET)
+    assert walked == []
+
+
+@pytest.mark.parametrize("steps", [lk.Mask(), [lk.Prune(keep=0.5), lk.Tune(epochs=1)]])
+def test_a_teacher_whom_nobody_learns_from(steps):
+    with pytest.raises(HyperParameterError, match="teacher: no step of this chain learns from it"):
+        lk.compress(net(), steps, rows(), teacher=other(), **QUIET)
 
 
 def test_what_is_missing():

@@ -16,7 +16,11 @@ import limbeck as lk
 from limbeck import checks, config, record
 from limbeck.compress import results
 from limbeck.config import read_recipe, to_yaml
-from limbeck.errors import HyperParameterError, LimbeckError
+from limbeck.errors import HyperParameterError, LimbeckError, RecipeError
+from limbeck.models import build
+from limbeck.phase import seed_for
+from limbeck.report.ledger import ledger
+from limbeck.report.read import read_run
 from limbeck.runner import run
 
 T = "training: {epochs: 1, batch_size: 32, optimizer: {lr: 0.05}}, rows: 320"
@@ -45,7 +49,7 @@ stages:
 - {{kind: train, name: original, model: net, {T}}}
 - {{kind: compress, name: thin, model: original, how: {{kind: mask, density: 0.3}}}}
 - {{kind: distill, name: thin-tuned, student: thin, teacher: original, method: kd, {T}}}
-- {{kind: compress, name: steps, model: original, how: {{kind: mask, sparsity: 0.75, steps: 2, by: movement}}, {T}}}
+- {{kind: compress, name: steps, model: original, beside: [net], how: {{kind: mask, sparsity: 0.75, steps: 2, by: movement}}, {T}}}
 - kind: compress
   name: ticket
   model: net
@@ -218,6 +222,71 @@ def _rebuilt(folder, recipe, stage):
     made = results.load(net, told, torch.zeros(2, 1, 8, 8))
     load_weights(made, folder / "stages" / stage / "seed-0" / "last.safetensors")
     return made
+
+
+def test_what_moves_least_goes_first_seen_from_the_first_weights(folders):
+    torch.manual_seed(seed_for(0, "model", "net"))
+    first = build("digits_mlp", classes=10, in_channels=1, size=8, hidden=[24, 16]).state_dict()
+    trained, masked = weights(folders("mlp"), "original"), weights(folders("mlp"), "steps.mask1")
+    masks = {key.partition(".parametrizations")[0]: m.bool() for key, m in masked.items() if key.endswith(".mask")}
+    assert len(masks) == 3
+    for path, mask in masks.items():
+        moved = (trained[f"{path}.weight"] - first[f"{path}.weight"]).abs()
+        assert moved.max() > 0
+        assert moved[mask].min() >= moved[~mask].max()
+
+
+def test_the_ledger_names_the_steps_of_tickets_and_supermasks_in_words(folders):
+    told = {name: line["network"] for name, line in lines(folders("mlp")).items() if name != "end"}
+    assert told["ticket"] == "digits_mlp, ticket, ticket"
+    assert told["ticket.2.random"] == "digits_mlp, ticket, ticket, ticket_control"
+    assert told["chosen"] == "digits_mlp, mask_scores, learned_mask"
+    found = ledger(read_run(folders("mlp")))
+    notes = {cell.text: cell.note for cell in found.column("stage")}
+    assert notes["ticket.mask1"].startswith("ticket.0 → ticket, rate 0.5")
+    assert notes["ticket.mask2.random"] == "ticket.mask2 → ticket_control, keep rewind, sign yes, shuffle yes"
+    (said,) = [note for note in found.notes if "masks alone save no time and no bytes" in note]
+    assert said.startswith("thin, steps, ticket and chosen: zeros are stored")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "place", "said"),
+    [
+        (
+            "rewind: 3",
+            "rewind: 11",
+            ("how", "rewind"),
+            "rewind = 11: the training of 'ticket.0' has 10 steps (1 epochs of 10)",
+        ),
+        ("rows: 320\n", "rows: 64\n", ("how", "rewind"), "rewind = 3: the training of 'ticket.0' has 2 steps"),
+        (
+            "training: {epochs: 1, batch_size: 32, optimizer: {lr: 0.05}}\n  rows",
+            "training: {epochs: 1, batch_size: 320, snapshots: [2], optimizer: {lr: 0.05}}\n  rows",
+            ("how", "rewind"),
+            "rewind = 3: the training of 'ticket.0' has 1 steps",
+        ),
+    ],
+)
+def test_a_rewind_that_cannot_be_is_told_before_anything_runs(tmp_path, old, new, place, said):
+    assert old in MLP
+    recipe = config.read(MLP.replace(old, new)).recipe
+    where = ("stages", next(k for k, stage in enumerate(recipe.stages) if stage.name == "ticket"))
+    found = checks.deep(recipe)
+    assert [text for at, text in found if at == (*where, *place) and text.startswith(said)]
+    assert all(at[:2] == where for at, _ in found)
+    with pytest.raises(RecipeError, match=r"how\.rewind: rewind = "):
+        run(recipe, out=tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run" / "stages").exists()
+
+
+def test_snapshots_of_a_stage_of_its_own():
+    text = MLP.replace(
+        f"model: net, {T}}}", f"model: net, {T}}}".replace("epochs: 1,", "epochs: 2, snapshots: [20, 21],"), 1
+    )
+    assert checks.deep(config.read(text.replace("20, 21", "20")).recipe) == []
+    ((at, said),) = checks.deep(config.read(text).recipe)
+    assert at == ("stages", 0, "training", "snapshots")
+    assert said.startswith("snapshots = 21: the training of 'original' has 20 steps (2 epochs of 10), so there are no")
 
 
 def test_tickets_begin_where_the_first_training_was_after_three_steps(folders):

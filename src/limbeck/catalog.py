@@ -168,6 +168,17 @@ COMPRESSORS: tuple[Entry, ...] = (
 )
 # fmt: on
 
+# What a compressor that trains between its steps is made of.  A recipe names the whole of it and never these, but run.json,
+# reports and ledgers have a line for each.
+PARTS: Mapping[str, str] = {
+    "limbeck.compress.lottery:Ticket": "ticket",
+    "limbeck.compress.lottery:Replant": "ticket_control",
+    "limbeck.compress.lottery:Scores": "mask_scores",
+    "limbeck.compress.lottery:Decide": "learned_mask",
+    "limbeck.compress.quantize:Prepare": "quantize_prepared",
+    "limbeck.compress.quantize:Convert": "quantize_converted",
+}
+
 SOURCES: tuple[Entry, ...] = (
     Entry("digits", "limbeck.data.spec:Digits", "source", "1,797 handwritten digits, 8x8, inside scikit-learn"),
     Entry("cifar10", "limbeck.data.spec:CIFAR10", "source", "CIFAR-10, 32x32 colour, from LIMBECK_DATA or torchvision"),
@@ -219,10 +230,10 @@ def find(kind: str, name: str) -> Entry:
 
 
 def name_of(value: object) -> str:
-    """What a recipe calls the class of this value (the inverse of `find`)."""
+    """What a recipe calls the class of this value (the inverse of `find`); a word of `PARTS`, or the class's own name."""
     where = f"{type(value).__module__}:{type(value).__qualname__}"
     for kind in ("technique", "source", "stage"):
         for entry in entries(kind).values():
             if entry.where == where:
                 return entry.name
-    return type(value).__name__
+    return PARTS.get(where, type(value).__name__)

@@ -17,6 +17,7 @@ from limbeck.data.spec import CIFAR10
 from limbeck.engine.rehearsal import rehearse
 from limbeck.errors import DataError, HyperParameterError, LimbeckError, NonFiniteError, RecipeError, TargetError
 from limbeck.methods.assistants import TeacherAssistant
+from limbeck.methods.response import KD, Supervised
 from limbeck.models import build, load_weights
 from limbeck.models.ensemble import Ensemble as Average
 from limbeck.phase import Batch
@@ -33,6 +34,7 @@ from limbeck.recipe import (
     Stage,
     Together,
     cast_of,
+    course_of,
     planned,
     show_path,
     student_of,
@@ -60,7 +62,8 @@ def data_shape(recipe: Recipe) -> tuple[tuple[int, int, int], int]:
 def against_data(recipe: Recipe, splits: Splits) -> list[tuple[Path, str]]:
     """What the data does not allow, found before the first stage rather than when its turn comes.
 
-    Example: more ``rows`` than there are, fewer than one per class, or a border that is wider than the images.
+    Example: more ``rows`` than there are, fewer than one per class, a border that is wider than the images, or weights
+    that are to be kept after more steps than a training has.
     """
     from limbeck.data.splits import require_subset
     from limbeck.data.views import require_crop
@@ -72,11 +75,37 @@ def against_data(recipe: Recipe, splits: Splits) -> list[tuple[Path, str]]:
                 require_subset(splits.train, stage.rows)
             except DataError as error:
                 found.append((("stages", index, "rows"), str(error)))
+    for index, stage in planned(recipe.stages):
+        if isinstance(stage, Fitted):
+            found += _too_late(stage, recipe.stages[index], ("stages", index), len(splits.train))
     try:
         require_crop(recipe.data.augment, *splits.shape[1:])
     except DataError as error:
         found.append((("data", "augment", "crop"), str(error)))
-    return found
+    return list(dict.fromkeys(found))
+
+
+def _too_late(stage: Fitted, written: Stage, place: Path, available: int) -> list[tuple[Path, str]]:
+    """Weights that are to be kept after a step that will not be.
+
+    Of methods that are one phase for sure: only a cast of networks shows whether others add epochs to those of the stage.
+    """
+    from limbeck.data.loading import steps_per_epoch
+
+    training, last = stage.training, max(stage.training.snapshots, default=0)
+    rows = min(stage.rows or available, available)
+    if not isinstance(stage.method, (Supervised, KD)) or rows < 1:
+        return []
+    steps = steps_per_epoch(rows, training.batch_size)
+    if last <= steps * training.epochs:
+        return []
+    rewinds = getattr(course_of(written), "rewind", 0) == last
+    where = ("how", "rewind") if rewinds else ("training", "snapshots")
+    text = (
+        f"{where[-1]} = {last}: the training of {stage.name!r} has {steps * training.epochs} steps "
+        f"({training.epochs} epochs of {steps}), so there are no weights after step {last}"
+    )
+    return [((*place, *where), text)]
 
 
 def require_fitting(recipe: Recipe, splits: Splits) -> None:

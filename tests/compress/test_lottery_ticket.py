@@ -11,6 +11,7 @@ from torch import nn
 from limbeck.compress.lottery import CONTROLS, Decide, LotteryTicket, Replant, Scores, Supermask, Ticket
 from limbeck.compress.masking import density, layer_densities, masks_of, settle
 from limbeck.compress.masking.tickets import values
+from limbeck.compress.masks import Mask
 from limbeck.compress.structure import describe, rebuild
 from limbeck.compressor import findings, is_compressor
 from limbeck.course import STUDENT, Gathering, Lesson, Operation, is_course, lessons_of
@@ -138,6 +139,30 @@ def test_a_whole_course_leaves_the_first_weights_alone_and_masks_hold_in_every_s
         assert same(masks_of(shelf[f".{k}" if k < 3 else "."]), masks)
         for name in ("1.running_mean", "1.running_var", "1.num_batches_tracked", "6.bias"):
             assert torch.equal(state(shelf[f".mask{k}"])[name], kept[name])
+
+
+def test_skipped_layers_keep_the_masks_that_they_had():
+    first = Mask(sparsity=0.8)(net(), example=X)
+    had = masks_of(first)
+    shelf = run(LotteryTicket(rounds=2, rate=0.5, controls=("reinit", "random"), skip=("0", "6")), first)
+    for name in (".mask1", ".mask2", ".mask2.reinit", ".mask2.random", "."):
+        masks = masks_of(shelf[name])
+        for path in ("0", "6"):
+            assert torch.equal(masks[path], had[path]), name
+            assert bool((shelf[name].get_submodule(path).weight[~had[path]] == 0).all()), name
+        assert int(masks["4"].sum()) < int(had["4"].sum())
+    assert torch.equal(shelf[".mask1"][6].weight, first[6].weight)
+    rebuilt = rebuild(shelf[".1"], describe(shelf[".1"], shelf[".mask2"]))
+    rebuilt.load_state_dict(shelf[".mask2"].state_dict())
+    assert same(masks_of(rebuilt), masks_of(shelf[".mask2"]))
+
+
+def test_a_skipped_layer_keeps_a_mask_that_only_the_trained_network_has():
+    first, final = net(), Mask(sparsity=0.8)(net(), example=X)
+    new = Ticket(rate=0.5, skip=("6",))(final, example=X, beside=(first,))
+    mask = masks_of(final)["6"]
+    assert torch.equal(masks_of(new)["6"], mask)
+    assert torch.equal(new[6].weight[mask], first[6].weight[mask])
 
 
 def test_the_mask_of_the_reinit_control_and_its_weights():

@@ -348,6 +348,11 @@ def test_several_steps_are_a_course():
     assert [dict(p.training) for p in parts if isinstance(p, Lesson)] == [{"epochs": 2}, {"epochs": 2}, {}]
 
 
+def test_steps_that_look_back_leave_it_to_the_stage_to_say_at_what():
+    parts = Mask(sparsity=0.8, steps=2, by="movement").lessons()
+    assert [p.beside for p in parts if isinstance(p, Operation)] == [(), ()]  # never at what is masked: nothing moved
+
+
 @pytest.mark.parametrize(
     ("schedule", "shares"), [("linear", [0.2, 0.4, 0.6, 0.8]), ("cubic", [0.4625, 0.7, 0.7875, 0.8])]
 )

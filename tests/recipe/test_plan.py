@@ -7,10 +7,12 @@ from dataclasses import dataclass
 import pytest
 
 from limbeck import config
+from limbeck.compress import LotteryTicket, Mask, Prune
 from limbeck.course import Gathering, Lesson, is_course, lessons_of
 from limbeck.errors import LimbeckError, RecipeError
 from limbeck.methods import KD, NST, BornAgain, DefensiveDistillation, MutualLearning, Sum, TeacherAssistant
 from limbeck.recipe import (
+    Compress,
     Distill,
     Ensemble,
     Evaluate,
@@ -172,6 +174,29 @@ def test_generated_names_do_not_hide_others():
             Train(name="ban.1", model="thin"),
             Distill(name="ban", student="thin", teacher="teacher", method=BornAgain(generations=2)),
         )
+
+
+# -- networks beside
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_masks_that_look_back_see_the_network_that_the_stage_names(steps):
+    how = Mask(by="movement", steps=steps)
+    made = recipe(TEACHER, Compress(name="s", model="teacher", how=how, beside=("big",)))
+    parts = [stage for stage in made.plan if isinstance(stage, Compress)]
+    assert [stage.beside for stage in parts] == [("big",)] * steps
+    with pytest.raises(
+        RecipeError, match=r"Mask as it is set here looks at the weights from before training: name that"
+    ):
+        recipe(TEACHER, Compress(name="s", model="teacher", how=how))
+
+
+@pytest.mark.parametrize(
+    "how", [Prune(keep=0.5), Prune(keep=0.5, steps=2), Mask(), Mask(steps=2), LotteryTicket(rounds=1)]
+)
+def test_a_network_beside_that_nobody_looks_at(how):
+    with pytest.raises(RecipeError, match="as it is set here looks at no network but its own; leave beside out"):
+        recipe(TEACHER, Compress(name="s", model="teacher", how=how, beside=("big",)))
 
 
 # -- courses themselves

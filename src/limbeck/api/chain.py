@@ -16,17 +16,18 @@ from torch import Tensor, nn
 
 from limbeck import catalog
 from limbeck import record as files
+from limbeck.api import identity
 from limbeck.api.fitting import Job, hang, perform
 from limbeck.api.ledger import Entry, Ledger
-from limbeck.batches import batch_size, moved
+from limbeck.batches import batch_size, moved, resized
 from limbeck.compress import cost as costs
 from limbeck.compress import results
 from limbeck.compress.finished import require_unfinished
 from limbeck.compress.served import Served, served
 from limbeck.compress.structure import no_longer_of_the_zoo
 from limbeck.compress.trial import require_runs
-from limbeck.compressor import Compressor, findings, is_compressor, silent
-from limbeck.course import STUDENT, TEACHER, Gathering, Operation, is_course, lessons_of
+from limbeck.compressor import Compressor, findings, is_compressor, silent, tell
+from limbeck.course import STUDENT, TEACHER, Gathering, Operation, is_course, is_taught, lessons_of, references
 from limbeck.data.iterables import Batches
 from limbeck.engine.evaluate import agreement, metrics, predictions
 from limbeck.engine.progress import waiting
@@ -39,6 +40,7 @@ from limbeck.taps import original
 
 ORIGINAL = "original"
 _IDENTITY = "chain.json"
+_TOLD = "told.json"  # in the folder of a step without training: what it had to say, and its time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +131,8 @@ def compress(
         training: how `Tune` and such compressors train; None: AdamW with a rate of 1e-3, and 5 epochs.
         seed: of everything random here.
         device: "auto", "cpu", "cuda", "mps".
-        out: a folder for every step's result; an interrupted call goes on where it stopped when it is made again.
+        out: a folder for every step's result; an interrupted call goes on where it stopped when it is made again.  One
+            with another model, teacher or calibration, or other steps, is refused there.
         latency: measure the time of a forward with one sample and with 32, every network in turn with the original.
         quiet: print nothing.
 
@@ -147,11 +150,12 @@ def compress(
     """
     chain = list(steps) if isinstance(steps, (list, tuple)) else [steps]
     _require_steps(model, chain)
+    _require_pupil(teacher, chain)
     setting = _setting(
         model, batches, evaluate, validation, calibration, example, teacher, training, seed, device, out, quiet
     )
     if setting.job.folder is not None:
-        _require_same(setting.job.folder, chain, seed)
+        _require_same(setting, chain)
     with own_random_numbers():
         state = _State(setting.begun)
         state.entries.append(_entry(setting, ORIGINAL, setting.begun, 0.0))
@@ -177,6 +181,44 @@ def _require_steps(model: object, chain: Sequence[Any]) -> None:
                 f"step {place} is {step!r}: a chain is made of compressors ({', '.join(e.attribute for e in catalog.COMPRESSORS)}) "
                 "and limbeck.Tune"
             )
+    for place, step in enumerate(chain, 1):
+        if not isinstance(step, Tune):
+            _require_possible(place, step)
+
+
+def _require_possible(place: int, step: Any) -> None:
+    """Refuse what only a run can do, before anything is trained for it."""
+    title = f"step {place}, {type(step).__name__},"
+    parts = lessons_of(step) if is_course(step) else (Operation(name="", how=step),)
+    for part in parts:
+        if isinstance(part, Gathering):
+            raise LimbeckError(f"{title} averages networks, which a chain cannot hold; use a recipe")
+        if isinstance(part, Operation) and getattr(part.how, "needs_before", False) and not part.beside:
+            raise HyperParameterError(
+                f"{title} looks at the weights from before training, which a chain does not have: use a recipe, where a "
+                "compress stage names them (beside), or a criterion that looks at the weights as they are"
+            )
+        for reference in references(part):
+            name, _, snapshot = reference.partition("@")
+            if snapshot:
+                raise LimbeckError(
+                    f"{title} asks for the weights of a training after {snapshot} steps, which only a run keeps: "
+                    "use a recipe with a compress stage"
+                )
+            if name not in (STUDENT, TEACHER) and not name.startswith("."):
+                raise LimbeckError(f"{title} asks for a network called {name!r}, and only a recipe has names: use one")
+
+
+def _require_pupil(teacher: object, chain: Sequence[Any]) -> None:
+    """Refuse a teacher that nobody would learn from."""
+    if not isinstance(teacher, nn.Module):
+        if teacher is not None:
+            raise HyperParameterError(f"teacher = {teacher!r}: a module, or None (for Tune, its own teacher= says who)")
+    elif not any(is_course(step) and is_taught(step) for step in chain):
+        raise HyperParameterError(
+            "teacher: no step of this chain learns from it; compressors that train between their steps do, such as "
+            "limbeck.Prune(keep=0.5, steps=3), and for limbeck.Tune its own teacher= says who"
+        )
 
 
 def _setting(
@@ -196,8 +238,6 @@ def _setting(
     from limbeck.api import DEFAULT_OPTIMIZER
     from limbeck.engine.team import alone
 
-    if teacher is not None and not isinstance(teacher, nn.Module):
-        raise HyperParameterError(f"teacher = {teacher!r}: a module, or None (for Tune, its own teacher= says who)")
     team = alone(device)
     tests = None if evaluate is None else Batches(evaluate, "the evaluation batches")
     job = Job(
@@ -241,23 +281,45 @@ def _calibration(loader: Batches, wanted: Iterable[Any] | int, device: torch.dev
     return [batch._replace(inputs=moved(batch.inputs, device), targets=moved(batch.targets, device)) for batch in found]
 
 
-def _require_same(folder: Path, chain: Sequence[Any], seed: int) -> None:
+def _require_same(setting: _Setting, chain: Sequence[Any]) -> None:
     """Refuse a folder with another chain's results."""
-    told = {"steps": [repr(step) for step in chain], "seed": seed}
+    folder = setting.job.folder
+    assert folder is not None  # asked for by who calls
+    told = {
+        "steps": [repr(step) for step in chain],
+        "seed": setting.job.seed,
+        **identity.networks(setting.begun, setting.teacher, chain),
+        **identity.samples(chain, setting.calibration),
+    }
     kept = files.read_json(folder / _IDENTITY)
-    if kept not in (None, told):
-        raise RunFolderError(f"{folder} holds another chain: {_apart(kept, told)}; choose another out")
-    folder.mkdir(parents=True, exist_ok=True)
-    files.write_json(folder / _IDENTITY, told)
+    if kept is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        files.write_json(folder / _IDENTITY, told)
+    elif (apart := _apart(kept, told)) is not None:
+        raise RunFolderError(f"{folder} holds another chain: {apart}; choose another out")
 
 
-def _apart(kept: Mapping[str, Any], told: Mapping[str, Any]) -> str:
-    """The first place where two chains differ."""
+def _apart(kept: Mapping[str, Any], told: Mapping[str, Any]) -> str | None:
+    """The first thing in which two chains differ; None for the same."""
     there, here = kept.get("steps", []), told["steps"]
     for place, (old, new) in enumerate(itertools.zip_longest(there, here, fillvalue="nothing"), 1):
         if old != new:
             return f"its step {place} is {_short(old)}, this one's {_short(new)}"
-    return f"its seed is {kept.get('seed')}, this one's {told['seed']}"
+    if kept.get("seed") != told["seed"]:
+        return f"its seed is {kept.get('seed')}, this one's {told['seed']}"
+    if "model" not in kept:  # older versions kept nothing of what a chain was made from
+        return None
+    for name in dict.fromkeys([*told, *kept]):
+        if kept.get(name) != told.get(name):
+            if name not in kept or name not in told:
+                return f"it has {'a' if name in kept else 'no'} {name}, this one {'a' if name in told else 'none'}"
+            if name == "calibration":
+                return (
+                    "its calibration holds other samples than this one's (a loader with a generator of its own draws others on each "
+                    "call; calibration= takes a list of batches)"
+                )
+            return f"its {name} has other weights, or is built otherwise, than this one's"
+    return None
 
 
 def _short(step: str) -> str:
@@ -269,22 +331,22 @@ def _short(step: str) -> str:
 
 def _step(setting: _Setting, state: _State, place: int, step: Any) -> None:
     """One step of the chain; the state has its result and its line of the ledger then."""
-    begun = time.perf_counter()
     if not isinstance(step, Tune) or step.student is None:
         require_unfinished(state.model, type(step).__name__)
     if isinstance(step, Tune):
-        kind, model = "tune", _tuned(setting, state.model, place, step)
+        kind = "tune"
+        model, seconds = _tuned(setting, state.model, place, step)
     else:
         kind = catalog.name_of(step)
         if is_course(step):
-            model = _course(setting, state, place, kind, step)
+            model, seconds = _course(setting, state, place, kind, step)
         else:
-            model = _operation(setting, f"{place}-{kind}", state.model, step, ())
-    state.entries.append(_entry(setting, f"{place} {kind}", model, time.perf_counter() - begun))
+            model, seconds = _operation(setting, f"{place}-{kind}", state.model, step, ())
+    state.entries.append(_entry(setting, f"{place} {kind}", model, seconds))
     state.model = model
 
 
-def _tuned(setting: _Setting, model: nn.Module, place: int, step: Tune) -> nn.Module:
+def _tuned(setting: _Setting, model: nn.Module, place: int, step: Tune) -> tuple[nn.Module, float]:
     student = copy.deepcopy(original(step.student)) if step.student is not None else copy.deepcopy(model)
     silent(student)  # what a compressor said stands in its own line
     teacher = setting.begun if step.teacher == ORIGINAL else step.teacher
@@ -292,58 +354,64 @@ def _tuned(setting: _Setting, model: nn.Module, place: int, step: Tune) -> nn.Mo
     if step.epochs is not None:
         training = replace(training, epochs=step.epochs)
     cast = {"student": student} if teacher is None else {"student": student, "teacher": teacher}
-    _train(setting, f"{place}-tune", step.method or (Supervised() if teacher is None else KD()), cast, training)
-    return student
+    method = step.method or (Supervised() if teacher is None else KD())
+    return student, _train(setting, f"{place}-tune", method, cast, training)
 
 
-def _train(setting: _Setting, name: str, method: Method, cast: Mapping[str, nn.Module], training: Training) -> None:
+def _train(setting: _Setting, name: str, method: Method, cast: Mapping[str, nn.Module], training: Training) -> float:
+    """Train the student of the cast in place; how many seconds that takes, or took when it was done before."""
     if next(iter(setting.job.loader.epoch(0)), None) is None:
         raise DataError(f"{name}: this step trains, and there are no batches to train on")
     job = replace(setting.job.lesson(name), training=training)
-    perform(job, method, cast)
+    return perform(job, method, cast).seconds
 
 
 def _operation(
     setting: _Setting, name: str, model: nn.Module, how: Compressor, beside: tuple[nn.Module, ...]
-) -> nn.Module:
-    folder = None if setting.job.folder is None else setting.job.folder / name
+) -> tuple[nn.Module, float]:
+    """What a compressor makes, and how many seconds that takes, or took when it was done before."""
+    folder, begun = None if setting.job.folder is None else setting.job.folder / name, time.perf_counter()
     if folder is not None and (folder / results.WEIGHTS).exists():
-        return results.load(model, folder, setting.example).to(setting.job.team.device)
+        made = results.load(model, folder, setting.example).to(setting.job.team.device)
+        told = files.read_json(folder / _TOLD) or {}  # older versions kept none
+        silent(made)  # of what the network before had to say
+        tell(made, *told.get("notes", ()))
+        return made, told.get("seconds", time.perf_counter() - begun)
     seed_everything(seed_for(setting.job.seed, "compress", name))
     further = {"beside": beside} if beside else {}
     with waiting(setting.console, name, setting.job.quiet):
         made = how(model, example=setting.example, calibration=setting.calibration, **further)
     no_longer_of_the_zoo(made)
+    seconds = round(time.perf_counter() - begun, 2)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
+        # Before the weights, whose presence means that all is there.
+        files.write_json(folder / _TOLD, {"seconds": seconds, "notes": [str(note) for note in findings(made).notes]})
         results.save(model, made, folder)
     if not setting.job.quiet:
         for note in findings(made).notes:
             setting.console.print(f"{name}: {note}", highlight=False, markup=False, soft_wrap=True)
-    return made
+    return made, seconds
 
 
-def _course(setting: _Setting, state: _State, place: int, kind: str, step: Any) -> nn.Module:
-    """The steps of a compressor that trains in between; each of them has its own folder and line."""
-    before = state.model
+def _course(setting: _Setting, state: _State, place: int, kind: str, step: Any) -> tuple[nn.Module, float]:
+    """The steps of a compressor that trains in between; each of them has its own folder and line.
+
+    Returns:
+        The network of the last, and the seconds of all.
+    """
+    before, whole = state.model, 0.0
     shelf: dict[str, nn.Module] = {}
 
     def named(reference: str) -> nn.Module:
-        name, _, snapshot = reference.partition("@")
-        if snapshot:
-            raise LimbeckError(
-                f"{type(step).__name__} asks for the weights of a training after {snapshot} steps, which only a run keeps: "
-                "use a recipe with a compress stage"
-            )
-        return before if name == STUDENT else shelf[name[1:]]
+        return before if reference == STUDENT else shelf[reference[1:]]
 
     for part in lessons_of(step):
+        assert not isinstance(part, Gathering)  # `_require_possible` has seen to it
         title = f"{place}-{kind}" + (f".{part.name}" if part.name else "")
-        begun = time.perf_counter()
-        if isinstance(part, Gathering):
-            raise LimbeckError(f"{type(step).__name__} averages networks, which a chain cannot hold; use a recipe")
         if isinstance(part, Operation):
-            made = _operation(setting, title, named(part.student), part.how, tuple(named(name) for name in part.beside))
+            beside = tuple(named(name) for name in part.beside)
+            made, seconds = _operation(setting, title, named(part.student), part.how, beside)
         else:
             made = copy.deepcopy(named(part.student))
             silent(made)
@@ -352,18 +420,19 @@ def _course(setting: _Setting, state: _State, place: int, kind: str, step: Any) 
             roles = ["teacher"] if len(teachers) == 1 else [f"teacher{k}" for k in range(1, len(teachers) + 1)]
             training = replace(setting.job.training, **part.training)
             method = part.method or (KD() if teachers else Supervised())
-            _train(setting, title, method, {"student": made, **dict(zip(roles, teachers, strict=True))}, training)
-        shelf[part.name] = made
+            cast = {"student": made, **dict(zip(roles, teachers, strict=True))}
+            seconds = _train(setting, title, method, cast, training)
+        shelf[part.name], whole = made, whole + seconds
         if part.name:
-            state.entries.append(_entry(setting, f"{place} {kind}.{part.name}", made, time.perf_counter() - begun))
-    return shelf[""]
+            state.entries.append(_entry(setting, f"{place} {kind}.{part.name}", made, seconds))
+    return shelf[""], whole
 
 
 # -- the ledger ------------------------------------------------------------------------------------
 
 
 def _entry(setting: _Setting, name: str, model: nn.Module, seconds: float) -> Entry:
-    one = _first(setting.example)
+    one = resized(setting.example, 1)
     measured, same = None, None
     if setting.tests is not None:
         logits, targets = predictions(model, setting.tests.epoch(0), device=setting.job.team.device)
@@ -385,10 +454,6 @@ def _entry(setting: _Setting, name: str, model: nn.Module, seconds: float) -> En
     )
 
 
-def _first(example: Any) -> Any:
-    return {k: v[:1] for k, v in example.items()} if isinstance(example, Mapping) else example[:1]
-
-
 def _timed(setting: _Setting, entries: Sequence[Entry]) -> list[Entry]:
     """The entries with measured times: all networks take turns, so that a slow moment of the machine meets all."""
     if not setting.job.quiet:
@@ -398,17 +463,9 @@ def _timed(setting: _Setting, entries: Sequence[Entry]) -> list[Entry]:
     models = {str(k): form.model for k, form in enumerate(forms)}
     found = []
     for size, repeats in ((1, 50), (32, 10)):
-        inputs = _repeated(setting.example, size)
+        inputs = resized(setting.example, size)
         found.append(costs.latency(models, inputs, repeats=repeats))
     return [
         replace(entry, latency=asdict(found[0][str(k)]), latency_32=asdict(found[1][str(k)]), form=forms[k].name)
         for k, entry in enumerate(entries)
     ]
-
-
-def _repeated(example: Any, size: int) -> Any:
-    """A batch of that many samples, those of the example again and again."""
-    if isinstance(example, Mapping):
-        return {key: _repeated(value, size) for key, value in example.items()}
-    turns = itertools.islice(itertools.cycle(range(len(example))), size)
-    return example[torch.tensor(list(turns), device=example.device)]

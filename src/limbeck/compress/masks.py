@@ -42,7 +42,7 @@ class Mask:
         q: instead: weights smaller than q standard deviations of their layer go, zero or more (Han et al., 2015).
         scope: whether every layer loses that part ("layer"), or all together, by one order ("global").
         by: "magnitude", "random", or a criterion of Zhou et al. (2019) such as "movement"; those that look at the weights
-            before training need that network, ``beside=``.
+            before training need that network, ``beside=``, in every step.
         layers: layer path or pattern -> a sparsity of its own, in [0, 1); 0 keeps it whole.
         output: sparsity of the output layer, in [0, 1); None: as the others.
         skip: paths or patterns of layers without a mask.
@@ -127,8 +127,8 @@ class Mask:
         start = "student"
         for step in range(1, self.steps + 1):
             last = step == self.steps
-            beside = ("student",) if self.needs_before else ()
-            parts.append(Operation(name=f"mask{step}", how=self._after(step), student=start, beside=beside))
+            # Nothing beside: the network that these steps begin with is trained, and only its stage knows from what.
+            parts.append(Operation(name=f"mask{step}", how=self._after(step), student=start))
             between = {} if last or self.epochs is None else {"epochs": self.epochs}
             parts.append(Lesson(name="" if last else f"{step}", method=None, student=f".mask{step}", training=between))
             start = f".{step}"

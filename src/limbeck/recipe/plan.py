@@ -56,6 +56,11 @@ def course_of(stage: Stage) -> Course | None:
     return found if is_course(found) else None
 
 
+def looks_back(how: object) -> bool:
+    """Whether a compressor, as it is set, looks at the network from before training, which its stage has to name."""
+    return bool(getattr(how, "needs_before", False))
+
+
 def _peers(stage: Together) -> list[Peer]:
     return [
         Peer(name=f"{stage.name}.{place}", student=student, of=stage.name, place=place, per_seed=stage.per_seed)
@@ -82,9 +87,12 @@ def _lessons(stage: Train | Distill | Compress, course: Course) -> tuple[Stage, 
         elif isinstance(part, Operation):
             (model,) = named([part.student])
             calibration = stage.calibration if isinstance(stage, Compress) else _CALIBRATION
+            beside = named(part.beside)
+            if not beside and isinstance(stage, Compress) and looks_back(part.how):
+                beside = stage.beside
             found.append(
                 Compress(
-                    name=name, model=model, how=part.how, beside=named(part.beside), calibration=calibration,
+                    name=name, model=model, how=part.how, beside=beside, calibration=calibration,
                     rows=stage.rows, per_seed=stage.per_seed,
                 )
             )  # fmt: skip

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from limbeck.compressor import is_compressor
 from limbeck.course import is_course, is_taught
 from limbeck.errors import LimbeckError, unknown
-from limbeck.recipe.plan import Planned, course_of, expand
+from limbeck.recipe.plan import Planned, course_of, expand, looks_back
 from limbeck.recipe.stages import (
     Compress,
     Distill,
@@ -155,12 +155,19 @@ def _misplaced(
 
 
 def _idle(stage: Compress, place: Path) -> Iterator[tuple[Path, str]]:
-    """A compressor that is none, and settings of a training that will not happen."""
+    """A compressor that is none, settings of a training that will not happen, networks that nobody looks at."""
+    title = type(stage.how).__name__
     if not is_compressor(stage.how):
-        text = f"{type(stage.how).__name__} is no compressor: it cannot be called with a model"
+        text = f"{title} is no compressor: it cannot be called with a model"
         yield (*place, "how"), text
-    elif not is_course(stage.how):
-        title = type(stage.how).__name__
+        return
+    if looks_back(stage.how) and not stage.beside:
+        text = f"{title} as it is set here looks at the weights from before training: name that network, beside: [NAME]"
+        yield (*place, "how"), text
+    elif stage.beside and not looks_back(stage.how):
+        text = f"{title} as it is set here looks at no network but its own; leave beside out"
+        yield (*place, "beside"), text
+    if not is_course(stage.how):
         for key in ("teacher", "method"):
             if getattr(stage, key) is not None:
                 text = f"{title} as it is set here trains nothing, so there is nobody to teach; put a distill stage after it"
@@ -237,6 +244,6 @@ def _of_compress(stage: Stage, place: Path, written: Compress) -> Iterator[_Refe
     else:
         assert isinstance(stage, (Train, Distill))
         names = [(student_of(stage), False), *((name, True) for name in teachers_of(stage))]
-    keys = {written.model: "model", written.teacher: "teacher"}
+    keys = {**dict.fromkeys(written.beside, "beside"), written.model: "model", written.teacher: "teacher"}
     for name, trained in names:
         yield _Reference((*place, keys.get(name, "how")), name, trained and name == written.teacher)

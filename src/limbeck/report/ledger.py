@@ -12,6 +12,7 @@ from limbeck.report.tables import Cell, Column, Measured, Table, decimals_for, m
 from limbeck.stats import paired, summarise
 
 _SLOWER = 1.05  # below this, two medians of one measurement are the same
+_MASKS = ("mask", "lottery_ticket", "supermask", "ticket", "ticket_control", "learned_mask")
 
 
 def columns(part: str) -> tuple[Column, ...]:
@@ -73,8 +74,12 @@ def _row(
 def _what(stage: Stage | None) -> str:
     if stage is None:
         return ""
-    name, settings = words.method_words(stage.method)
+    name, settings = _words(stage)
     return f"{stage.model} → {name}" + (f", {settings}" if stage.kind == "compress" and settings else "")
+
+
+def _words(stage: Stage) -> tuple[str, str]:
+    return words.method_words(stage.method, stage.network if stage.kind == "compress" else "")
 
 
 def _kept(m: Measured, root: Measured | None, decimals: int) -> Cell:
@@ -137,10 +142,10 @@ def _notes(run: Run, chained: Sequence[Measured]) -> tuple[str, ...]:
     if clocks:
         processor = run.machine.get("processor")
         found.append(f"Clock: {', '.join(sorted(clocks))}" + (f", on {processor}." if processor else "."))
-    masked = [m.name for m in chained if m.stage and str(m.stage.method.get("kind")) in ("mask", "lottery_ticket")]
+    masked = dict.fromkeys(m.stage.part_of or m.name for m in chained if m.stage and _words(m.stage)[0] in _MASKS)
     if masked:
         found.append(
-            f"{words.listing(masked)}: zeros are stored and multiplied like other numbers; masks alone save no time and no bytes."
+            f"{words.listing(list(masked))}: zeros are stored and multiplied like other numbers; masks alone save no time and no bytes."
         )
     return tuple(found)
 

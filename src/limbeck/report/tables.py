@@ -302,7 +302,11 @@ def _cost_cell(m: Measured, teacher: Measured | None, what: str) -> Cell:
 def row(m: Measured, everything: Mapping[str, Measured], decimals: int, baseline: str | None) -> tuple[Cell, ...]:
     """The cells of one network."""
     stage = m.stage
-    method, settings = words.method_words(stage.method) if stage else ("only measured", "")
+    method, settings = (
+        words.method_words(stage.method, stage.network if stage.kind == "compress" else "")
+        if stage
+        else ("only measured", "")
+    )
     teacher = everything.get(m.teacher or "")
     network = stage.network if stage else m.network
     accuracy, ece = _accuracy(m, decimals), m.summary("ece")

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from itertools import groupby
 from typing import Any
 
+from limbeck import catalog
 from limbeck.stats import Paired, Summary
 
 NONE = "–"
+_PARTS = {where.partition(":")[2]: word for where, word in catalog.PARTS.items()}
 
 
 def percent(summary: Summary, decimals: int = 1) -> str:
@@ -159,16 +161,24 @@ def plain(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
-def method_words(method: Mapping[str, Any]) -> tuple[str, str]:
+def method_words(method: Mapping[str, Any], network: str = "") -> tuple[str, str]:
     """A method's name, and its settings as one line.
+
+    Args:
+        method: as a record has it.
+        network: what became of the network, of a step that compresses: parts of a compressor have no kind in a record, but
+            are named here, last.
 
     >>> method_words({"kind": "kd", "temperature": 4.0, "pairs": None})
     ('kd', 'temperature 4')
+    >>> method_words({"rate": 0.3}, "resnet8, ticket")
+    ('ticket', 'rate 0.3')
     """
     settings = ", ".join(
         f"{k.replace('_', ' ')} {plain(v)}" for k, v in method.items() if k != "kind" and v is not None
     )
-    return str(method.get("kind", NONE)), settings
+    last = network.rpartition(", ")[2]
+    return str(method.get("kind") or _PARTS.get(last, last) or NONE), settings
 
 
 def repeated(names: str) -> str:
@@ -179,7 +189,7 @@ def repeated(names: str) -> str:
     """
     if names.startswith("ensemble of "):  # whose members are not steps
         return names
-    runs = [(name, len(list(same))) for name, same in groupby(names.split(", "))]
+    runs = [(_PARTS.get(name, name), len(list(same))) for name, same in groupby(names.split(", "))]
     return ", ".join(name if count == 1 else f"{name} × {count}" for name, count in runs)
 
 

@@ -98,7 +98,7 @@ def weights_before(beside: Sequence[nn.Module], layers: Layers, who: str) -> dic
     if not beside:
         raise HyperParameterError(
             f"{who} needs the weights from before training, and was given none: hand the untrained network over, "
-            "beside=(network,); in a course, Operation(..., beside=(STUDENT,))"
+            "beside=(network,); in a recipe, beside: [NAME]; in a course, Operation(..., beside=(STUDENT,))"
         )
     found: dict[str, Tensor] = {}
     for path, layer in layers.modules.items():

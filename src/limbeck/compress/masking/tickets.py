@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from limbeck.compress.masking import choose
 from limbeck.compress.masking.layers import Layers, find, mask_of
+from limbeck.compress.masking.parts import Masked
 from limbeck.compress.masking.plant import plant, scores_of, told, weights_before
-from limbeck.compress.masking.state import settle
+from limbeck.compress.masking.state import masked_layers, settle
 from limbeck.compressor import silent
 from limbeck.errors import HyperParameterError, LimbeckError
 from limbeck.phase import seed_for
@@ -129,8 +130,16 @@ def _planted(
             begin = values(keep, sign, layer.weight.detach(), mask.to(layer.weight.device), seed_for(seed, keep, path))
             layer.weight.copy_(begin)
         plant(layer, mask, rests[path])
+    for path, part in _left_alone(model, origin, masks).items():
+        plant(new.get_submodule(path), part.mask, part.rest)
     told(new, layers, begins=keep, sign=sign)
     return new
+
+
+def _left_alone(model: nn.Module, origin: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, Masked]:
+    """The masks of layers that get no new one, skipped ones say: those that they have by now, which no course removes."""
+    have = {path: part for one in (origin, model) for path, _, part in masked_layers(one)}
+    return {path: part for path, part in have.items() if path not in masks}
 
 
 def _take_flags(new: nn.Module, model: nn.Module) -> None:
