@@ -77,6 +77,19 @@ def test_a_sum_after_an_activation(x, activation):
     assert str(made.body.graph) == before, "what is compiled is a copy"
 
 
+@pytest.mark.parametrize("mode", ["static", "dynamic"])
+def test_kernels_compute_with_small_scales(mode):
+    torch.manual_seed(0)
+    mlp, x = nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 3)), 1e-3 * torch.randn(16, 64)
+    with torch.no_grad():
+        for p in mlp.parameters():
+            p.mul_(1e-2)
+    made = Quantize(mode=mode)(mlp, example=x, calibration=[Batch(x)])
+    fast = made.compiled(x)
+    assert len(require_fused(fast.kernels)) == 2
+    assert float((fast(x) - made(x)).norm() / made(x).norm()) < 0.02
+
+
 def test_dynamic_kernels(x):
     torch.manual_seed(0)
     mlp = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 3))

@@ -25,6 +25,18 @@ BAD = {
     "batches": ({"calibration_batches": 0}, r"calibration_batches = 0: at least 1"),
     "epochs": ({"mode": "qat", "epochs": 0}, r"epochs = 0: at least 1"),
     "epochs elsewhere": ({"epochs": 3}, r'epochs is for mode = "qat"; mode \'static\' trains nothing'),
+    "observer of weights": (
+        {"mode": "weights", "observer": "minmax"},
+        r'observer is for mode = "static"; mode \'weights\'',
+    ),
+    "observer of qat": ({"mode": "qat", "observer": "minmax"}, r"mode 'qat' finds no ranges that way"),
+    "observer of dynamic": ({"mode": "dynamic", "observer": "minmax"}, r"mode 'dynamic' finds no ranges that way"),
+    "batches for weights": (
+        {"mode": "weights", "calibration_batches": 2},
+        r'calibration_batches is for mode = "static" or "qat"; mode \'weights\' needs no calibration',
+    ),
+    "batches for dynamic": ({"mode": "dynamic", "calibration_batches": 2}, r"mode 'dynamic' needs no calibration"),
+    "range of weights": ({"mode": "weights", "reduce_range": True}, r"mode 'weights' leaves activations in float"),
     "teacher elsewhere": ({"from_float": True}, r'from_float is for mode = "qat"'),
 }
 

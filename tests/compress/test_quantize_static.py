@@ -181,6 +181,66 @@ def test_layers_that_stay_in_float(net, batches, digits):
     assert drift(made, net, digits[2]) < 0.03
 
 
+class Held(nn.Module):
+    """Layers in holders whose own forward is not called, one under two names, one whose weight alone is used."""
+
+    def __init__(self):
+        super().__init__()
+        self.list = nn.ModuleList([nn.Linear(6, 6) for _ in range(2)])
+        self.walked = nn.Sequential(nn.Linear(6, 6), nn.ReLU())
+        self.inside = nn.Module()
+        self.inside.one = nn.Linear(6, 6)
+        self.first = nn.Linear(6, 6)
+        self.second = self.first
+        self.lent = nn.Linear(6, 6)
+        self.last = nn.Linear(6, 2)
+
+    def forward(self, x):
+        for part in (*self.list, *self.walked):
+            x = part(x)
+        return self.last(F.linear(self.second(self.inside.one(x)), self.lent.weight))
+
+
+@pytest.mark.parametrize("mode", ["static", "dynamic", "weights", "qat"])
+@pytest.mark.parametrize(
+    ("skip", "kept"),
+    [
+        ("list", ["list.0", "list.1"]),
+        ("walked", ["walked.0"]),
+        ("inside", ["inside.one"]),
+        ("first", ["second"]),
+        ("second", ["second"]),
+        ("lent", ["lent"]),
+    ],
+)
+def test_holders_and_second_names_can_be_skipped(mode, skip, kept):
+    torch.manual_seed(0)
+    model, x = Held().eval(), torch.randn(8, 6)
+    how = Quantize(mode=mode, skip=(skip,))
+    ready = Prepare(settings=how)(model, example=x, calibration=[Batch(x)]) if mode == "qat" else model
+    made = (Convert(settings=how) if mode == "qat" else how)(ready, example=x, calibration=[Batch(x)])
+    assert made.facts["layers"]["float"] == kept
+    assert len(made.facts["layers"]["int8"]) == 7 - len(kept)
+
+
+def test_a_weight_is_stored_only_for_those_that_are_not_skipped():
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(6, 6, bias=False), nn.Linear(6, 6, bias=False)), torch.randn(8, 6)
+    model[1].weight = model[0].weight
+    made = Quantize(mode="weights", skip=("0",))(model, example=x)
+    assert made.facts["layers"] == {"float": ["0"], "int8": ["1"]}
+    rounded = Quantize(mode="weights")(nn.Sequential(model[1]), example=x)
+    assert torch.allclose(made(x), rounded(model[0](x)), atol=1e-6)
+    assert not torch.allclose(made(x), rounded(rounded(x)), atol=1e-6)
+
+
+def test_what_is_rounded_all_the_same_is_told(monkeypatch):
+    monkeypatch.setattr("limbeck.compress.int8.observers.X86InductorQuantizer.set_module_name_qconfig", lambda *_: None)
+    x = torch.randn(8, 6)
+    with pytest.raises(LimbeckError, match=r"skip: inside\.one cannot be left in float"):
+        Quantize(skip=("inside",))(Held(), example=x, calibration=[Batch(x)])
+
+
 def test_fewer_bits_or_scales_drift_more(net, small, batches, digits):
     x = digits[2]
     one = Quantize(per_channel=False)(net, example=batches[0].inputs, calibration=batches)
@@ -219,6 +279,95 @@ def test_dynamic_is_for_linear_layers(digits):
     nothing = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten())
     with pytest.raises(LimbeckError, match=r"nothing was quantized: mode 'dynamic' finds no linear layers .*: 0"):
         Quantize(mode="dynamic")(nothing, example=digits[0][:4])
+
+
+@pytest.mark.parametrize("mode", ["static", "dynamic", "weights"])
+def test_the_layers_of_an_encoder_are_seen(mode):
+    torch.manual_seed(0)
+    model = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 1)
+    model.eval().requires_grad_(False)
+    x = torch.randn(4, 5, 8)
+    made = Quantize(mode=mode)(model, example=x, calibration=[Batch(x)])
+    assert {"layers.0.linear1", "layers.0.linear2"} <= set(made.facts["layers"]["int8"])
+    assert torch.backends.mha.get_fastpath_enabled()
+    assert drift(made, model, x) < 0.03
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+@pytest.mark.parametrize("mode", ["static", "weights", "qat"])
+@pytest.mark.parametrize(
+    ("padding", "kernel", "dilation", "numbers"),
+    [("same", 3, 2, (2, 2, 2, 2)), ("same", (2, 4), (3, 1), (1, 2, 1, 2)), ("valid", 3, 1, (0, 0, 0, 0))],
+)
+def test_padding_in_words(mode, padding, kernel, dilation, numbers):
+    torch.manual_seed(0)
+    conv = nn.Conv2d(2, 4, kernel, padding=padding, dilation=dilation)
+    rest = [nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 3)]
+    same = nn.Conv2d(2, 4, kernel, dilation=dilation)
+    same.load_state_dict(conv.state_dict())
+    x = torch.randn(6, 2, 9, 8)
+    how = Quantize(mode=mode, observer="minmax" if mode == "static" else "histogram")  # zeros move a histogram
+
+    def made(model, x):
+        ready = Prepare(settings=how)(model.eval(), example=x, calibration=[Batch(x)]) if mode == "qat" else model
+        return (Convert(settings=how) if mode == "qat" else how)(ready.eval(), example=x, calibration=[Batch(x)])
+
+    words = made(nn.Sequential(conv, *rest), x)
+    assert words.facts["layers"] == {"int8": ["0", "5"], "float": []}
+    padded = F.pad(x, numbers)
+    assert torch.allclose(words(x), made(nn.Sequential(same, *rest), padded)(padded), atol=1e-5)
+    assert drift(words, nn.Sequential(conv, *rest).eval(), x) < 0.05
+
+
+@pytest.mark.parametrize("mode", ["static", "minmax", "dynamic"])
+def test_small_numbers_have_eight_bits_too(mode):
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(64, 32, bias=False)), 1e-3 * torch.randn(64, 64)
+    with torch.no_grad():
+        model[0].weight.mul_(1e-2)
+    how = (
+        Quantize(mode="dynamic")
+        if mode == "dynamic"
+        else Quantize(observer="minmax" if mode == "minmax" else "histogram")
+    )
+    made = how(model, example=x, calibration=[Batch(x)])
+    (integers,) = [value for value in made.state_dict().values() if value.dtype == torch.int8]
+    assert int(integers.int().abs().amax(1).min()) >= 127
+    assert drift(made, model, x) < 0.02
+
+
+def test_parameters_that_no_output_needs_count():
+    x = torch.randn(8, 6)
+    for mode in ("static", "dynamic", "weights"):
+        made = Quantize(mode=mode)(Spare(), example=x, calibration=[Batch(x)])
+        assert made.float_parameters == sum(p.numel() for p in Spare().parameters())
+
+
+class Spare(nn.Module):
+    """A head for training only, and a number that is the same for all samples."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.spare = nn.Linear(6, 4), nn.Linear(6, 9)
+
+    def forward(self, x, scale=None):
+        return self.one(x) if scale is None else self.one(x) * scale
+
+
+def test_an_input_without_samples_goes_through_a_file(tmp_path):
+    torch.manual_seed(0)
+    inputs = {"x": torch.randn(8, 6), "scale": torch.tensor(2.0)}
+    made = Quantize()(Spare(), example=inputs, calibration=[Batch(inputs)])
+    assert made.example(3)["scale"].shape == ()
+    made.save(tmp_path / "net")
+    assert torch.equal(Quantized.load(tmp_path / "net")(**inputs), made(**inputs))
+
+
+@pytest.mark.parametrize("mode", ["static", "dynamic"])
+def test_double_precision_is_refused_with_the_remedy(mode):
+    model, x = nn.Sequential(nn.Linear(6, 4)).double(), torch.randn(8, 6).double()
+    with pytest.raises(LimbeckError, match=r"whose weights are float64 \(0.weight, 0.bias\): .* with \.float\(\)"):
+        Quantize(mode=mode)(model, example=x, calibration=[Batch(x)])
 
 
 class Several(nn.Module):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torchvision.ops import StochasticDepth
 
 from limbeck.compress.int8 import Prepared, Quantized, rebuild_prepared
 from limbeck.compress.quantize import Convert, Prepare, Quantize
@@ -212,3 +213,57 @@ def test_a_batch_of_one_in_training(data):
         made.train()(data.x[:1])
     assert bool(torch.isfinite(made.eval()(data.x[:1])).all())
     assert bool(torch.isfinite(made.train()(data.x)).all())
+
+
+class Part(nn.Module):
+    """Does something between two layers that `what` says."""
+
+    def __init__(self, what):
+        super().__init__()
+        self.what, self.depth = what, StochasticDepth(0.01, "row")
+        self.one, self.two = nn.Linear(6, 8), nn.Linear(8, 3)
+        self.register_buffer("seen", torch.zeros(6))
+
+    def forward(self, x):
+        mean, x = x.mean(0).detach(), self.one(x).relu()
+        if self.what == "depth":
+            x = x + self.depth(x)
+        if self.what == "dropout":
+            x = F.rrelu(F.dropout(x, 0.5, self.training), training=self.training)
+        if self.what == "always counts":
+            self.seen = 0.9 * self.seen + mean
+        if self.training and self.what == "noise":
+            x = x + 1e-4 * torch.randn_like(x)
+        if self.training and self.what == "scale":
+            x = 1.1 * x
+        if self.training and self.what == "counts":
+            self.seen.add_(mean)
+        return (self.two(x), x) if self.training and self.what == "more" else self.two(x)
+
+
+@pytest.mark.parametrize(
+    ("what", "text"),
+    [
+        ("depth", r"random numbers are drawn in depth \(bernoulli_"),
+        ("noise", r"random numbers are drawn in its own forward \(randn_like\)"),
+        ("scale", r"gives outputs that are \d+\.\d% off"),
+        ("counts", "it writes to seen"),
+        ("more", r"its output has another form in training \(a tuple of 2 for a Tensor\)"),
+        ("dropout", ""),
+        ("always counts", ""),
+    ],
+)
+def test_what_only_training_does_is_refused(what, text):
+    torch.manual_seed(0)
+    x, model = torch.randn(12, 6), Part(what)
+    before, numbers = state(model), torch.get_rng_state()
+    if text:
+        with pytest.raises(LimbeckError, match=rf'what this Part does in training only .*{text}.* mode "static"'):
+            Prepare(settings=QAT)(model, example=x, calibration=[Batch(x)])
+    else:
+        made = Prepare(settings=QAT)(model, example=x, calibration=[Batch(x)]).eval()
+        with torch.no_grad():
+            assert float((made(x) - model.eval()(x)).norm() / model(x).norm()) < 0.05
+            assert torch.equal(made(x), made(x))
+    assert same(state(model), before) or not text
+    assert torch.equal(torch.get_rng_state(), numbers)

@@ -17,6 +17,12 @@ if TYPE_CHECKING:
 
 MODES = ("static", "dynamic", "weights", "qat")
 
+# Settings that only some modes read: the default, those modes, and what the others do.
+_FOR: tuple[tuple[str, Any, tuple[str, ...], str], ...] = (
+    ("observer", "histogram", ("static",), "finds no ranges that way"),
+    ("calibration_batches", None, ("static", "qat"), "needs no calibration"),
+    ("reduce_range", False, ("static", "dynamic", "qat"), "leaves activations in float"),
+)
 _MUCH = 1.3  # times the arithmetic: from here on, what is filled up is worth a word
 
 
@@ -91,6 +97,10 @@ class Quantize:
         for name, off in (("epochs", None), ("method", None), ("from_float", False)):
             if self.mode != "qat" and getattr(self, name) != off:
                 raise HyperParameterError(f'{name} is for mode = "qat"; mode {self.mode!r} trains nothing')
+        for name, off, modes, why in _FOR:
+            if self.mode not in modes and getattr(self, name) != off:
+                wanted = " or ".join(f'"{mode}"' for mode in modes)
+                raise HyperParameterError(f"{name} is for mode = {wanted}; mode {self.mode!r} {why}")
 
     def lessons(self) -> tuple[Lesson | Operation, ...]:
         """Of "qat": preparing, training, converting.  Of the others: nothing, one call does it."""

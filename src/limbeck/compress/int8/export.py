@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import redirect_stderr
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr
 from io import StringIO
 from typing import Any
 
@@ -16,6 +16,12 @@ from limbeck.errors import LimbeckError, ShapeError
 from limbeck.randomness import own_random_numbers
 
 _SHOWN = 6  # lines of torch's message
+_aten = torch.ops.aten
+_WORDED = {
+    _aten.conv1d.padding: _aten.conv1d.default,
+    _aten.conv2d.padding: _aten.conv2d.default,
+    _aten.conv3d.padding: _aten.conv3d.default,
+}
 
 
 def exported(model: nn.Module, example: Any, *, strict: bool = True) -> tuple[torch.export.ExportedProgram, int]:
@@ -36,11 +42,22 @@ def exported(model: nn.Module, example: Any, *, strict: bool = True) -> tuple[to
         args, kwargs, shapes = _call(inputs, torch.export.Dim("batch", min=least))
         try:
             # torch prints the whole graph to stderr where a forward branches on values; the error below says it in a line
-            with quiet(), own_random_numbers(), redirect_stderr(StringIO()):
+            with quiet(), own_random_numbers(), plain_attention(), redirect_stderr(StringIO()):
                 return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=strict), least
         except Exception as error:  # torch raises a dozen kinds here
             failures.append(error)
     raise LimbeckError(_explain(model, failures[0])) from failures[0]
+
+
+@contextmanager
+def plain_attention() -> Iterator[None]:
+    """torch's transformer layers as the operations that they consist of: their fast path is a single one, in which no layer can be seen."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def _call(inputs: Any, batch: Any) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
@@ -71,10 +88,40 @@ def mapped(inputs: Any, change: Any) -> Any:
 
 
 def as_graph(program: torch.export.ExportedProgram) -> fx.GraphModule:
-    """The program as a module that can be changed, and whose modes can be set."""
+    """The program as a module that can be changed, and whose modes can be set; padding is in numbers."""
     with quiet():
         graph: Any = program.module()
+    _padded_by_numbers(graph)
     return free_modes(graph)
+
+
+def _padded_by_numbers(graph: fx.GraphModule) -> None:
+    """Convolutions with padding="same" or "valid" as those with numbers, the only ones that torchao knows.
+
+    As in torch, where "same" adds an odd number of zeros, the odd one goes behind.
+    """
+    for node in list(graph.graph.nodes):
+        if node.op != "call_function" or node.target not in _WORDED:
+            continue
+        defaults = [a.default_value for a in node.target._schema.arguments]
+        x, weight, bias, stride, word, dilation, groups = [*node.args, *defaults[len(node.args) :]]
+        kernel = weight.meta["val"].shape[2:]
+        steps = list(dilation) * len(kernel) if len(dilation) == 1 else list(dilation)
+        total = [d * (k - 1) if word == "same" else 0 for d, k in zip(steps, kernel, strict=True)]
+        if any(n % 2 for n in total):
+            zeros = [n for count in reversed(total) for n in (0, count % 2)]
+            with graph.graph.inserting_before(node):
+                more = graph.graph.call_function(_aten.pad.default, (x, zeros))
+            with quiet():
+                more.meta["val"] = torch.nn.functional.pad(x.meta["val"], zeros)
+            more.meta["nn_module_stack"] = node.meta.get("nn_module_stack") or {}
+            more.meta["source_fn_stack"] = [
+                (more.name, torch.nn.functional.pad)
+            ]  # else torchao takes it for the convolution
+            x = more
+        node.target, node.args = _WORDED[node.target], (x, weight, bias, stride, [n // 2 for n in total], steps, groups)
+        node.kwargs = {}
+    graph.recompile()
 
 
 def free_modes(graph: fx.GraphModule) -> fx.GraphModule:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import torch
@@ -29,7 +29,12 @@ def weighted(graph: fx.GraphModule) -> list[tuple[str, fx.Node]]:
 def place(node: fx.Node) -> str:
     """The path of the innermost module that a node comes from."""
     stack = node.meta.get("nn_module_stack") or {}
-    return str(list(stack.values())[-1][0]).removeprefix("L['self'].") if stack else node.name
+    return _path(list(stack.values())[-1]) if stack else node.name
+
+
+def _path(entry: Any) -> str:
+    """The path in an entry of ``nn_module_stack``."""
+    return str(entry[0]).removeprefix("L['self'].")
 
 
 def in_int8(graph: fx.GraphModule) -> dict[str, list[str]]:
@@ -103,9 +108,67 @@ def require_foldable(graph: fx.GraphModule) -> None:
             )
 
 
-def require_names(model: nn.Module, names: Iterable[str]) -> None:
-    """Refuse layers to skip that do not exist."""
-    known = [name for name, _ in model.named_modules() if name]
+def left_alone(model: nn.Module, names: Iterable[str]) -> tuple[str, ...]:
+    """Every path of the modules with these names and of all modules in them, also by the other names that a module has.
+
+    A graph knows modules by the paths at which they were called: a list whose layers the forward calls one by one is not among them.
+
+    Raises:
+        NameUnknown: there is no module of a name.
+
+    >>> left_alone(nn.ModuleDict({"a": nn.Sequential(nn.ReLU()), "b": nn.ReLU()}), ["a"])
+    ('a', 'a.0')
+    """
+    known = {name: part for name, part in model.named_modules(remove_duplicate=False) if name}
+    inside: set[int] = set()
     for name in names:
         if name not in known:
             raise NameUnknown("skip: " + unknown("layer", name, known, type(model).__name__))
+        inside |= {id(part) for part in known[name].modules()}
+    return tuple(name for name, part in known.items() if id(part) in inside)
+
+
+def mark_holders(graph: fx.GraphModule, model: nn.Module, names: Collection[str]) -> None:
+    """Place operations whose weight one of these modules holds in that module, where its own forward is not called.
+
+    torch's attention computes with the weight of its ``out_proj`` so.
+
+    Args:
+        graph: of this very model; the placing is in the metadata of its nodes, nothing else changes.
+        names: what `left_alone` gave.
+    """
+    if not names:
+        return
+    parts = dict(model.named_modules(remove_duplicate=False))
+    for _, node in weighted(graph):
+        weight = node.args[1]
+        if not isinstance(weight, fx.Node) or weight.op != "get_attr":
+            continue
+        path, _, last = str(weight.target).rpartition(".")
+        used = getattr(parts.get(path), last, None)
+        stack = node.meta.get("nn_module_stack") or {}
+        callers = [parts[name] for name in map(_path, stack.values()) if name in parts]
+        if used is None or any(_holds(part, used) for part in callers):
+            continue
+        for name in names:
+            if _holds(parts[name], used):
+                node.meta["nn_module_stack"] = {**stack, f"holder_{name}": (name, type(parts[name]))}
+                break
+
+
+def _holds(part: nn.Module, tensor: Any) -> bool:
+    return any(own is tensor for own in part.parameters(recurse=False))
+
+
+def require_left_alone(graph: fx.GraphModule, names: Collection[str]) -> None:
+    """Check that a graph in which torchao put observers, or rounding, has none at the weights of these layers.
+
+    Raises:
+        LimbeckError: it has; the message names the layer.
+    """
+    for name, node in weighted(graph):
+        weight = node.args[1]
+        if name in names and isinstance(weight, fx.Node) and weight.op == "call_module":
+            raise LimbeckError(
+                f"skip: {name} cannot be left in float, because torchao rounds it all the same; skip the module around it"
+            )

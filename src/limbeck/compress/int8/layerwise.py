@@ -10,6 +10,7 @@ from torch import nn
 
 from limbeck.compress.int8.layers import weighted
 from limbeck.compress.int8.needs import require_installed
+from limbeck.compress.int8.program import count
 from limbeck.compress.int8.static import converted, float_graph
 from limbeck.data.iterables import Batches
 from limbeck.errors import LimbeckError
@@ -56,8 +57,9 @@ def sensitivity(
         raise LimbeckError(f"no layer {missing[0]!r} to quantize; there are: {', '.join(known[:20]) or 'none'}")
 
     def with_skipped(skip: tuple[str, ...]) -> float:
-        settings = {"per_channel": True, "observer": observer, "reduce_range": False, "skip": skip}
-        made = converted(copy.deepcopy(graph), least, example, calibration, mode="static", batches=None, **settings)
+        settings: dict[str, Any] = {"per_channel": True, "observer": observer, "reduce_range": False, "skip": skip}
+        settings |= {"mode": "static", "batches": None, "parameters": count(model)}
+        made = converted(copy.deepcopy(graph), least, example, calibration, **settings)
         return float(measure(made))
 
     base, rows = float(measure(model)), []

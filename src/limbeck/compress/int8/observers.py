@@ -1,4 +1,4 @@
-"""What measures ranges, and what rounds in training: torchao's, with two changes."""
+"""What measures ranges, and what rounds in training: torchao's, with three changes."""
 
 from __future__ import annotations
 
@@ -10,17 +10,21 @@ from torch import Tensor
 from torch.nn import functional
 from torchao.quantization.pt2e import (
     FusedMovingAvgObsFakeQuantize,
+    HistogramObserver,
     MinMaxObserver,
     MovingAverageMinMaxObserver,
     MovingAveragePerChannelMinMaxObserver,
     PerChannelMinMaxObserver,
+    PlaceholderObserver,
 )
 from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import (
     X86InductorQuantizer,
     get_default_x86_inductor_quantization_config,
 )
 
-_EPS = 2**-12  # the smallest scale, as in torchao's own settings for x86
+# The smallest scale.  torchao's settings for x86 have 2**-12, a limit that XNNPACK has: weights below 0.03 and activations below
+# 0.06 would get fewer than 8 bits with it.  The kernels here take scales as float32 (tests/compress/test_quantize_kernels.py).
+_EPS = torch.finfo(torch.float32).eps
 
 
 class OneScale(PerChannelMinMaxObserver):
@@ -84,8 +88,12 @@ def quantizer(
     if qat:
         act = replace(act, observer_or_fake_quant_ctr=Rounding.with_args(observer=Range, eps=_EPS))
         weight = replace(weight, observer_or_fake_quant_ctr=Rounding.with_args(observer=Ranges, eps=_EPS))
-    elif mode == "static" and observer == "minmax":
-        act = replace(act, observer_or_fake_quant_ctr=MinMaxObserver.with_args(eps=_EPS))
+    else:
+        seen = (
+            PlaceholderObserver if mode == "dynamic" else MinMaxObserver if observer == "minmax" else HistogramObserver
+        )
+        act = replace(act, observer_or_fake_quant_ctr=seen.with_args(eps=_EPS))
+        weight = replace(weight, observer_or_fake_quant_ctr=PerChannelMinMaxObserver.with_args(eps=_EPS))
     if not per_channel:
         weight = replace(weight, observer_or_fake_quant_ctr=OneScale.with_args(eps=_EPS))
     made = X86InductorQuantizer()

@@ -14,9 +14,16 @@ from limbeck.compress.finished import computed, require_unfinished
 from limbeck.compress.int8.batches import calibrate, call, require_finite_weights
 from limbeck.compress.int8.dead import remove_dead
 from limbeck.compress.int8.export import as_graph, exported, free_modes, two_rows
-from limbeck.compress.int8.layers import padding, require_foldable, require_names
+from limbeck.compress.int8.layers import (
+    left_alone,
+    mark_holders,
+    padding,
+    require_foldable,
+    require_left_alone,
+)
 from limbeck.compress.int8.needs import quiet, require_installed
 from limbeck.compress.int8.program import Quantized, count
+from limbeck.compress.int8.resting import require_rest, set_graph
 from limbeck.compress.int8.static import finished
 from limbeck.compress.trial import require_runs
 from limbeck.data.iterables import Batches
@@ -25,24 +32,8 @@ from limbeck.models.swap import copied
 from limbeck.phase import Batch
 from limbeck.randomness import own_random_numbers
 
-_LEARNS = "limbeck_learns"
 _TINY = 1e-6
 _aten = torch.ops.aten
-
-# Operators that do one thing in training and another in evaluation: which argument says so, and its value in evaluation.
-_SWITCHES: dict[Any, tuple[int, Any]] = {
-    _aten.batch_norm.default: (5, False),
-    _aten.instance_norm.default: (5, False),
-    _aten.dropout.default: (2, False),
-    _aten.dropout_.default: (2, False),
-    _aten.feature_dropout.default: (2, False),
-    _aten.feature_dropout_.default: (2, False),
-    _aten.alpha_dropout.default: (2, False),
-    _aten.feature_alpha_dropout.default: (2, False),
-    _aten.rrelu.default: (3, False),
-    _aten.scaled_dot_product_attention.default: (4, 0.0),
-}
-_NORMS = {_aten.batch_norm.default, _aten.instance_norm.default}
 
 
 class Prepared(nn.Module):
@@ -92,19 +83,6 @@ class Prepared(nn.Module):
             self.learns = learns
 
 
-def set_graph(graph: fx.GraphModule, learns: bool) -> None:
-    """Put a graph that was exported in training mode into this mode."""
-    for node in graph.graph.nodes:
-        if node.op != "call_function" or node.target not in _SWITCHES:
-            continue
-        index, resting = _SWITCHES[node.target]
-        alone = node.target in _NORMS and node.args[3] is None  # keeps no statistics: those of the batch in either mode
-        if index < len(node.args) and not alone:
-            first = node.meta.setdefault(_LEARNS, node.args[index])
-            node.update_arg(index, first if learns else resting)
-    graph.recompile()
-
-
 def prepared(
     model: nn.Module,
     example: Any,
@@ -118,10 +96,11 @@ def prepared(
 
     Raises:
         HyperParameterError: there are no calibration batches: without ranges the first epoch learns from noise.
-        LimbeckError: it cannot be exported, or nothing in it can be quantized.
+        LimbeckError: it cannot be exported, nothing in it can be quantized, or something runs in training only that would stay
+            in the int8 network.
     """
     calibration = Batches(calibration, "the calibration batches")
-    made = _made(model, {"skip": list(skip), "reduce_range": reduce_range}, example)
+    made = _made(model, {"skip": list(skip), "reduce_range": reduce_range}, example, compared=True)
     _measure(made, calibration, batches, example)
     return made.train(model.training)
 
@@ -157,11 +136,10 @@ def rebuild_prepared(model: nn.Module, settings: Mapping[str, Any], example: Any
     return made.train(model.training)
 
 
-def _made(model: nn.Module, settings: Mapping[str, Any], example: Any) -> Prepared:
+def _made(model: nn.Module, settings: Mapping[str, Any], example: Any, *, compared: bool = False) -> Prepared:
     require_installed()
-    skip = tuple(settings.get("skip", ()))
     require_unfinished(model, "Quantize")
-    require_names(model, skip)
+    kept = left_alone(model, settings.get("skip", ()))
     require_finite_weights(model)
     _require_plain_weights(model)
     require_runs(model, example)
@@ -170,20 +148,24 @@ def _made(model: nn.Module, settings: Mapping[str, Any], example: Any) -> Prepar
     from limbeck.compress.int8.observers import quantizer
 
     chosen = quantizer(
-        mode="qat", per_channel=True, observer="", reduce_range=bool(settings.get("reduce_range")), skip=skip
+        mode="qat", per_channel=True, observer="", reduce_range=bool(settings.get("reduce_range")), skip=kept
     )
     learner = copied(model)
     _lift_zeros(learner)
     program, least = exported(learner.train(), example)
     graph = as_graph(program)
+    mark_holders(graph, learner, kept)
     require_foldable(graph)
     single, padded = _single(graph), padding(graph)
     _forget_counts(graph)
+    if compared:
+        require_rest(graph, learner, example)
     try:
         with quiet(), own_random_numbers():
             graph = free_modes(prepare_qat_pt2e(graph, chosen))
     except Exception as error:  # of torchao's patterns: any kind
         raise LimbeckError(f"torchao cannot prepare {type(model).__name__} for training: {str(error)[:500]}") from error
+    require_left_alone(graph, kept)
     if not any(_is_rounding(part) for part in graph.modules()):
         raise LimbeckError("nothing was prepared: there is no convolution (1-D, 2-D) or linear layer left to quantize")
     remove_dead(graph)

@@ -35,7 +35,7 @@ class Quantized(nn.Module):
     Args:
         graph: the converted graph, of which nothing is removed here.
         facts: plain data: "mode", "least" (the smallest batch of the graph), "layers", "parameters" (how many the float
-            network has), "takes" (inputs by name: shape of one sample and type).
+            network has), "takes" (inputs by name: see `takes`).
     """
 
     def __init__(self, graph: fx.GraphModule, facts: Mapping[str, Any]) -> None:
@@ -62,7 +62,7 @@ class Quantized(nn.Module):
     def example(self, batch: int = 2) -> Any:
         """Zeros in the shape that the network takes."""
         made = {
-            name: torch.zeros([batch, *shape], dtype=getattr(torch, dtype))
+            name: torch.zeros([] if shape is None else [batch, *shape], dtype=getattr(torch, dtype))
             for name, (shape, dtype) in self.facts["takes"].items()
         }
         return made.get("", made)
@@ -134,10 +134,10 @@ class Quantized(nn.Module):
 
 
 def takes(example: Any) -> dict[str, Any]:
-    """Shape of one sample and type, by name of the input; "" where there is one without a name."""
+    """Shape of one sample (None: a single number for all) and type, by name of the input; "" where there is one without a name."""
     parts = example if isinstance(example, Mapping) else {"": example}
     return {
-        name: [list(value.shape[1:]), str(value.dtype).removeprefix("torch.")]
+        name: [list(value.shape[1:]) if value.ndim else None, str(value.dtype).removeprefix("torch.")]
         for name, value in parts.items()
         if isinstance(value, Tensor)
     }

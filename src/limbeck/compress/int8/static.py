@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import torch
@@ -12,25 +12,38 @@ from limbeck.compress.finished import require_unfinished
 from limbeck.compress.int8.batches import calibrate, require_finite_weights, run
 from limbeck.compress.int8.dead import remove_dead
 from limbeck.compress.int8.export import as_graph, exported, free_modes
-from limbeck.compress.int8.layers import in_int8, padding, require_foldable, require_names
+from limbeck.compress.int8.layers import (
+    in_int8,
+    left_alone,
+    mark_holders,
+    padding,
+    require_foldable,
+    require_left_alone,
+)
 from limbeck.compress.int8.needs import quiet, require_installed
 from limbeck.compress.int8.program import Quantized, count, takes
 from limbeck.compress.plain import plain_copy
 from limbeck.compress.trial import require_runs
 from limbeck.data.iterables import Batches
-from limbeck.errors import LimbeckError
+from limbeck.errors import LimbeckError, listed
 from limbeck.randomness import own_random_numbers
 from limbeck.taps import title
 
 
-def float_graph(model: nn.Module, example: Any) -> tuple[fx.GraphModule, int]:
-    """The graph of a network in evaluation mode, of a copy, and the smallest batch that it takes."""
+def float_graph(model: nn.Module, example: Any, kept: Collection[str] = ()) -> tuple[fx.GraphModule, int]:
+    """The graph of a network in evaluation mode, of a copy, and the smallest batch that it takes.
+
+    Args:
+        kept: the modules that stay in float, by all their paths (`limbeck.compress.int8.layers.left_alone`).
+    """
     require_unfinished(model, "Quantize")
     require_finite_weights(model)
     require_runs(model, example)
     own = plain_copy(model).eval()  # nothing is trained any more
     program, least = exported(own, example)
-    return as_graph(program), least
+    graph = as_graph(program)
+    mark_holders(graph, own, kept)
+    return graph, least
 
 
 def quantized(
@@ -48,15 +61,26 @@ def quantized(
     """An int8 network made of a trained one; see `limbeck.compress.quantize.Quantize` for the settings."""
     calibration = Batches(calibration, "the calibration batches")
     require_installed()
-    require_names(model, skip)
-    graph, least = float_graph(model, example)
+    kept = left_alone(model, skip)
+    graph, least = float_graph(model, example, kept)
     require_foldable(graph)
-    settings = {"per_channel": per_channel, "observer": observer, "reduce_range": reduce_range, "skip": skip}
+    settings: dict[str, Any] = {
+        "per_channel": per_channel,
+        "observer": observer,
+        "reduce_range": reduce_range,
+        "skip": kept,
+    }
     try:
-        return converted(graph, least, example, calibration, mode=mode, batches=batches, **settings)
+        own = count(model)
+        return converted(graph, least, example, calibration, mode=mode, batches=batches, parameters=own, **settings)
     except (ValueError, TypeError, KeyError, IndexError, AssertionError) as error:
         if isinstance(error, LimbeckError):
             raise
+        if doubles := [name for name, p in model.named_parameters() if p.dtype == torch.float64]:
+            raise LimbeckError(
+                f"torchao cannot quantize this {title(model)}, whose weights are float64 ({listed(doubles)}): make it and its inputs "
+                "float32 first, with .float()"
+            ) from error
         raise LimbeckError(
             f"torchao cannot quantize this {title(model)}: {type(error).__name__}: {error}. Layers whose forward does more than "
             f"torch's own are the usual cause{_suspects(model)}: put what a hook or a subclass adds into a module of its own "
@@ -83,17 +107,19 @@ def converted(
     *,
     mode: str,
     batches: int | None,
+    parameters: int,
+    skip: tuple[str, ...],
     **settings: Any,
 ) -> Quantized:
-    """The same from the float graph, which is used up."""
+    """The same from the float graph, which is used up; `skip` are paths as the graph has them, `parameters` the network's."""
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
     from limbeck.compress.int8.observers import quantizer
 
     with quiet(), own_random_numbers(), torch.no_grad():
-        parameters = count(graph)
         padded = padding(graph) if mode == "static" else 1.0  # "dynamic" leaves convolutions in float
-        watched = prepare_pt2e(graph, quantizer(mode=mode, **settings))
+        watched = prepare_pt2e(graph, quantizer(mode=mode, skip=skip, **settings))
+        require_left_alone(watched, skip)
         samples = 0
         if mode == "static":
             samples = calibrate(watched, least, calibration, batches, example, "static quantization")

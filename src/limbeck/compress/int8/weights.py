@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from limbeck.compress.int8.dead import remove_dead
-from limbeck.compress.int8.layers import require_names, unsuitable, weighted
+from limbeck.compress.int8.layers import left_alone, place, unsuitable, weighted
 from limbeck.compress.int8.program import Quantized, count, takes
 from limbeck.compress.int8.static import float_graph
 from limbeck.compress.uniform import quantize, symmetric
@@ -58,21 +59,20 @@ def _paired(integers: Tensor) -> Tensor:
 
 def stored(model: nn.Module, example: Any, *, bits: int, per_channel: bool, skip: tuple[str, ...]) -> Quantized:
     """The network with the weights of its convolutions and linear layers stored in few bits."""
-    require_names(model, skip)
+    kept = left_alone(model, skip)
     with own_random_numbers(), torch.no_grad():
-        graph, least = float_graph(model, example)
+        graph, least = float_graph(model, example, kept)
         layers: dict[str, list[str]] = {"int8": [], "float": []}
         done: dict[fx.Node, fx.Node] = {}
         for name, node in weighted(graph):
             source = node.args[1]
-            skipped = any(name == path or name.startswith(f"{path}.") for path in skip)
             whole = isinstance(source, fx.Node) and (source in done.values() or source.op == "get_attr")
-            if skipped or not whole:
+            if name in kept or not whole:
                 layers["float"].append(name)
                 continue
             assert isinstance(source, fx.Node)
             if source not in done.values():
-                _replace(graph, source, bits, per_channel, done)
+                _replace(graph, source, bits, per_channel, done, kept)
             if name not in layers["int8"]:
                 layers["int8"].append(name)
     if not layers["int8"]:
@@ -84,13 +84,19 @@ def stored(model: nn.Module, example: Any, *, bits: int, per_channel: bool, skip
 
 
 def _replace(
-    graph: fx.GraphModule, source: fx.Node, bits: int, per_channel: bool, done: dict[fx.Node, fx.Node]
+    graph: fx.GraphModule,
+    source: fx.Node,
+    bits: int,
+    per_channel: bool,
+    done: dict[fx.Node, fx.Node],
+    kept: Collection[str],
 ) -> None:
+    """A stored weight in the place of one, but for layers that are to stay in float and share it."""
     path, _, last = str(source.target).rpartition(".")
     weight = getattr(graph.get_submodule(path), last)
     name = f"stored_{len(done)}"
     graph.add_module(name, Stored(weight, bits, per_channel))
     with graph.graph.inserting_before(source):
         new = graph.graph.call_module(name)
-    source.replace_all_uses_with(new)
+    source.replace_all_uses_with(new, delete_user_cb=lambda user: place(user) not in kept)
     done[source] = new

@@ -105,4 +105,3 @@ def output_of(model: nn.Module, example: Any) -> Any:
         torch.manual_seed(0)
         model.eval()
         return call(model, example)
-
