@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from limbeck.batches import batch_size
+from limbeck.models.attention import slow_attention
 from limbeck.randomness import own_random_numbers
 
 
@@ -31,7 +31,7 @@ def count_macs(model: nn.Module, inputs: Any) -> int:
     with (
         own_random_numbers(),  # of a network that draws some in eval mode, too
         as_found(model),
-        _slow_attention(),
+        slow_attention(),
         torch.no_grad(),
         FlopCounterMode(display=False) as counter,
     ):
@@ -58,18 +58,6 @@ def as_found(*models: nn.Module) -> Iterator[None]:
                     part._buffers[key] = tensor
                     if tensor is not None and not tensor.is_inference():
                         tensor.copy_(copies[key])
-
-
-@contextmanager
-def _slow_attention() -> Iterator[None]:
-    """Attention as matrix products that can be counted."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 _GATES = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1, "RNN_RELU": 1}

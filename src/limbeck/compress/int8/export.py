@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Mapping
+from contextlib import redirect_stderr
 from io import StringIO
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from limbeck.batches import batch_size
 from limbeck.compress.int8.needs import quiet
 from limbeck.errors import LimbeckError, ShapeError
+from limbeck.models.attention import plain_attention
 from limbeck.randomness import own_random_numbers
 
 _SHOWN = 6  # lines of torch's message
@@ -47,17 +48,6 @@ def exported(model: nn.Module, example: Any, *, strict: bool = True) -> tuple[to
         except Exception as error:  # torch raises a dozen kinds here
             failures.append(error)
     raise LimbeckError(_explain(model, failures[0])) from failures[0]
-
-
-@contextmanager
-def plain_attention() -> Iterator[None]:
-    """torch's transformer layers as the operations that they consist of: their fast path is a single one, in which no layer can be seen."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def _call(inputs: Any, batch: Any) -> tuple[tuple[Any, ...], dict[str, Any], Any]:

@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from limbeck.batches import changed
 from limbeck.compress.answers import tensors
@@ -25,6 +24,7 @@ from limbeck.compress.pruning.groups import Group
 from limbeck.compress.pruning.members import filters_of
 from limbeck.compress.pruning.surgery import masked, removed
 from limbeck.errors import LimbeckError
+from limbeck.models.attention import slow_attention
 from limbeck.models.swap import copied
 from limbeck.randomness import own_random_numbers
 from limbeck.taps import call
@@ -50,14 +50,9 @@ class _Trial:
 @contextmanager
 def aside() -> Iterator[None]:
     """No gradients, attention in plain steps, no warnings of a network on trial, and random numbers that are put back."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with own_random_numbers(), sdpa_kernel(SDPBackend.MATH), torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
+    with own_random_numbers(), slow_attention(), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def tried(
