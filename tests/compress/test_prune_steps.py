@@ -90,6 +90,22 @@ def test_a_layer_that_cannot_get_narrower_does_not_stop_the_others(how, wide):
     assert widths(in_steps(how, net, torch.randn(8, 6))) == wide
 
 
+def test_a_layer_that_has_to_keep_its_channels_is_counted_with_them():
+    class Wide(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(6, 16), nn.Linear(16, 16), nn.Linear(16, 3)
+
+        def forward(self, x):
+            h = self.a(x).relu()
+            return self.c(self.b(h if h.shape[1] >= 8 else 1.5 * h).relu())
+
+    later = in_steps(lk.Prune(keep=0.5, multiple=1, steps=3), Wide(), torch.randn(8, 6))
+    assert findings(later).details["widths"] == {"a": [16, 10], "b": [16, widths(later)[1]]}
+    assert widths(later)[0] == 10
+    assert findings(later).notes[1] == f"{sum(widths(later)[:2]) / 32:.1%} of the channels stay, 50.0% were asked for"
+
+
 def test_a_network_of_which_nothing_more_can_go_ends_as_it_is():
     net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
     later = in_steps(lk.Prune(keep=0.125, steps=4, multiple=1), net, torch.randn(8, 6))

@@ -13,7 +13,7 @@ from limbeck.compress.pruning.groups import Group
 from limbeck.compress.pruning.judge import judge_what_can_be
 from limbeck.compress.pruning.judged import Judged
 from limbeck.compress.pruning.labels import whole_groups
-from limbeck.compress.pruning.lineage import lineage
+from limbeck.compress.pruning.lineage import channels_left, lineage
 from limbeck.compress.pruning.select import Row, checked, row_of
 from limbeck.compress.pruning.surgery import masked
 from limbeck.compress.pruning.targets import touches, within
@@ -83,21 +83,23 @@ def _judged(
     _finite(model)
     whole = channel_graph(original, example)
     wanted = _chosen(told, original, whole.groups)
-    left, groups, spent = whole.left, wanted, list[Group]()
+    left, same, spent = whole.left, wanted, list[Group]()
     if original is not model:
         now = looked_through(model, example)
         left = now.left
-        groups, spent = lineage(wanted, whole.groups, now.groups)
+        same, spent = lineage(wanted, whole.groups, now.groups)
     scores, unjudged = dict[str, Tensor](), dict[str, str]()
+    groups = same
     if groups:
         groups, scores, unjudged = judge_what_can_be(
-            model, told.by, groups, example=example, calibration=calibration, seed=base_seed(told.seed)
+            model, told.by, same, example=example, calibration=calibration, seed=base_seed(told.seed)
         )
     bases = {g.name: g.size for g in wanted}
     rows = [row_of(g, base=bases[g.name], multiple=told.multiple, minimum=told.minimum) for g in groups]
     # Parts are parts of the original: layers of which nothing more can go are counted, too.
-    rows += [Row(g.name, 1, bases[g.name]) for g in spent]
-    scores = {**checked(groups, scores), **{g.name: torch.zeros(1) for g in spent}}
+    have = channels_left(spent, same, whole.groups, original, model)
+    rows += [Row(name, size, bases[name], least=size) for name, size in have.items()]
+    scores = {**checked(groups, scores), **{name: torch.zeros(size) for name, size in have.items()}}
     return Judged(model, original, groups, rows, scores, example, calibration), {**left, **unjudged}
 
 
