@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from limbeck import checks
+from limbeck import Prune, checks
 from limbeck.data.spec import CIFAR10, Augment, Data, Digits, ImageFolder
 from limbeck.methods import KD, NST, RKD, AttentionTransfer, FitNets, GroupedKD, LogitMatching, SimilarityPreserving
 from limbeck.models import build, save_weights
-from limbeck.recipe import Distill, Evaluate, Model, Recipe, Train
+from limbeck.recipe import Compress, Distill, Evaluate, Model, Recipe, Train
 from limbeck.settings import Training
 
 
@@ -129,6 +129,9 @@ def test_what_the_data_does_not_allow():
     assert found[("stages", 1, "rows")].startswith("a subset of 9 rows: there are 10 classes")
     assert found[("data", "augment", "crop")].startswith("crop = 8 on images of 8x8")
     assert len(found) == 3
+    steps = Compress(name="steps", model="teacher", how=Prune(keep=0.5, steps=2), rows=1081)
+    told = dict(checks.deep(replace(asked, stages=(teacher, steps, final))))
+    assert told[("stages", 1, "rows")] == "a subset of 1081 rows: there are only 1080 training rows"
     fine = replace(wrong, stages=(replace(teacher, rows=1080), replace(kd, rows=10), final), data=asked.data)
     assert checks.deep(fine) == []
     ((place, text),) = checks.deep(replace(asked, data=Data(source=Digits(), mean=(0.5, 0.5))))

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from limbeck.compress.finished import require_unfinished
+from limbeck.compress.results import require_kept
 from limbeck.data.images import Splits
 from limbeck.data.spec import CIFAR10
 from limbeck.engine.rehearsal import rehearse
@@ -70,9 +71,9 @@ def against_data(recipe: Recipe, splits: Splits) -> list[tuple[Path, str]]:
 
     found: list[tuple[Path, str]] = []
     for index, stage in enumerate(recipe.stages):
-        if isinstance(stage, Fitted) and stage.rows is not None:
+        if (rows := getattr(stage, "rows", None)) is not None:  # of a training, or of a compressor that trains
             try:
-                require_subset(splits.train, stage.rows)
+                require_subset(splits.train, rows)
             except DataError as error:
                 found.append((("stages", index, "rows"), str(error)))
     for index, stage in planned(recipe.stages):
@@ -215,7 +216,9 @@ def _compressed(
     calibration = [batch] if stage.calibration else []
     try:
         require_unfinished(shelf[stage.model], type(stage.how).__name__)
-        return stage.how(shelf[stage.model], example=batch.inputs, calibration=calibration, **further)
+        made = stage.how(shelf[stage.model], example=batch.inputs, calibration=calibration, **further)
+        require_kept(shelf[stage.model], made)
+        return made
     except NonFiniteError:
         return copy.deepcopy(shelf[stage.model])
     except LimbeckError as error:

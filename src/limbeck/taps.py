@@ -9,6 +9,7 @@ as well.  A tap that does not exist, does not run, or runs twice is a `TapError`
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -27,6 +28,15 @@ class _Stop(Exception):
 def call(model: nn.Module, inputs: Any) -> Any:
     """Run a model: a mapping becomes its keyword arguments, anything else its one argument."""
     return model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
+
+
+def takes_any(model: nn.Module) -> bool:
+    """Whether the forward is written with ``*args``, which torch.export wants described otherwise."""
+    try:
+        kinds = [parameter.kind for parameter in inspect.signature(model.forward).parameters.values()]
+    except ValueError:  # TorchScript has no signature
+        return False
+    return inspect.Parameter.VAR_POSITIONAL in kinds
 
 
 def original(model: nn.Module) -> nn.Module:

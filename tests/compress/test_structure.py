@@ -7,7 +7,7 @@ import json
 
 import pytest
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.nn.utils import parametrize
 
 from limbeck.compress.binarize import Binarize
@@ -312,3 +312,15 @@ def test_buffers_of_any_type_and_shape_keep_their_values(value):
     assert torch.equal(got, value)
     assert back.state_dict().keys() == net.state_dict().keys()
     assert describe(new, back)["changes"] == {}
+
+
+def test_a_network_with_a_part_that_is_a_graph_is_kept():
+    net = nn.Sequential(
+        fx.symbolic_trace(nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 4))), nn.Linear(4, 2)
+    )
+    x = torch.randn(8, 4)
+    new = Prune(keep=0.5, multiple=1)(net, example=x)
+    back = rebuild(net, json.loads(json.dumps(describe(net, new))))
+    back.load_state_dict(new.state_dict())
+    assert back.get_submodule("0.0").out_features == 8
+    assert torch.equal(back(x), new(x))

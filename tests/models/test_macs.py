@@ -58,6 +58,33 @@ def test_recurrent_layers_are_counted(kind, gates):
     assert not layer._forward_pre_hooks
 
 
+def test_a_recurrent_layer_may_be_called_by_keyword():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm = nn.LSTM(5, 6, batch_first=True)
+
+        def forward(self, x):
+            return self.lstm(input=x)[0]
+
+    assert models.count_macs(Named(), torch.zeros(3, 9, 5)) == 9 * 4 * 6 * (5 + 6)
+
+
+def test_products_with_vectors_and_of_two_inputs():
+    class Vector(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.v = nn.Parameter(torch.ones(7))
+
+        def forward(self, x):
+            return x @ self.v + torch.dot(self.v, self.v)
+
+    assert (
+        models.count_macs(Vector(), torch.zeros(7, 7)) == 7 + 1
+    )  # the product of v with itself once for seven samples
+    assert models.count_macs(nn.Bilinear(3, 4, 5), {"input1": torch.zeros(2, 3), "input2": torch.zeros(2, 4)}) == 60
+
+
 def test_a_mapping_becomes_keyword_arguments():
     class Two(nn.Module):
         def __init__(self):

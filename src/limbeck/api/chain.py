@@ -2,45 +2,38 @@
 
 from __future__ import annotations
 
-import copy
-import itertools
+import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from rich.console import Console
-from torch import Tensor, nn
+from torch import nn
 
 from limbeck import catalog
 from limbeck import record as files
 from limbeck.api import identity
-from limbeck.api.fitting import Job, hang, perform
+from limbeck.api.accounts import entry, timed
+from limbeck.api.fitting import hang, perform
 from limbeck.api.ledger import Entry, Ledger
-from limbeck.batches import batch_size, moved, resized
-from limbeck.compress import cost as costs
+from limbeck.api.setting import Setting, prepared
 from limbeck.compress import results
 from limbeck.compress.finished import require_unfinished
-from limbeck.compress.served import Served, served
 from limbeck.compress.structure import no_longer_of_the_zoo
-from limbeck.compress.trial import require_runs
 from limbeck.compressor import Compressor, findings, is_compressor, silent, tell
 from limbeck.course import STUDENT, TEACHER, Gathering, Operation, is_course, is_taught, lessons_of, references
-from limbeck.data.iterables import Batches
-from limbeck.engine.evaluate import agreement, metrics, predictions
 from limbeck.engine.progress import waiting
-from limbeck.errors import DataError, HyperParameterError, LimbeckError, RunFolderError
+from limbeck.errors import DataError, HyperParameterError, LimbeckError
 from limbeck.methods.response import KD, Supervised
-from limbeck.phase import Batch, Method, seed_for
+from limbeck.models.swap import copied
+from limbeck.phase import Method, seed_for
 from limbeck.randomness import own_random_numbers, seed_everything
 from limbeck.settings import Training, require, require_whole
 from limbeck.taps import original
 
 ORIGINAL = "original"
-_IDENTITY = "chain.json"
-_TOLD = "told.json"  # in the folder of a step without training: what it had to say, and its time
+_TOLD = "told.json"  # in the folder of a step without training: what it had to say, its details, and its time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,19 +67,6 @@ class Tune:
             raise HyperParameterError(f"training = {self.training!r}: a limbeck.Training, or nothing at all")
         if self.teacher is not None and self.teacher != ORIGINAL and not isinstance(self.teacher, nn.Module):
             raise HyperParameterError(f'teacher = {self.teacher!r}: "original", a module, or None for labels alone')
-
-
-@dataclass(frozen=True)
-class _Setting:
-    """What all steps of a chain share."""
-
-    job: Job
-    example: Any
-    calibration: Sequence[Batch]
-    tests: Batches | None
-    begun: nn.Module
-    teacher: nn.Module | None
-    console: Console
 
 
 @dataclass
@@ -151,17 +131,17 @@ def compress(
     chain = list(steps) if isinstance(steps, (list, tuple)) else [steps]
     _require_steps(model, chain)
     _require_pupil(teacher, chain)
-    setting = _setting(
+    setting = prepared(
         model, batches, evaluate, validation, calibration, example, teacher, training, seed, device, out, quiet
     )
     if setting.job.folder is not None:
-        _require_same(setting, chain)
+        identity.require_same(setting, chain)
     with own_random_numbers():
         state = _State(setting.begun)
-        state.entries.append(_entry(setting, ORIGINAL, setting.begun, 0.0))
+        state.entries.append(entry(setting, ORIGINAL, setting.begun, 0.0))
         for place, step in enumerate(chain, 1):
             _step(setting, state, place, step)
-        rows = _timed(setting, state.entries) if latency else state.entries
+        rows = timed(setting, state.entries) if latency else state.entries
     ledger = Ledger(rows=[replace(entry, model=None) for entry in rows])
     if setting.job.folder is not None:
         files.write_json(setting.job.folder / "ledger.json", {"rows": ledger.plain()})
@@ -221,115 +201,10 @@ def _require_pupil(teacher: object, chain: Sequence[Any]) -> None:
         )
 
 
-def _setting(
-    model: nn.Module,
-    batches: Iterable[Any] | None,
-    evaluate: Iterable[Any] | None,
-    validation: Iterable[Any] | None,
-    calibration: Iterable[Any] | int,
-    example: Any,
-    teacher: nn.Module | None,
-    training: Training | None,
-    seed: int,
-    device: str,
-    out: str | Path | None,
-    quiet: bool,
-) -> _Setting:
-    from limbeck.api import DEFAULT_OPTIMIZER
-    from limbeck.engine.team import alone
-
-    team = alone(device)
-    tests = None if evaluate is None else Batches(evaluate, "the evaluation batches")
-    job = Job(
-        loader=Batches(() if batches is None else batches),
-        tests=tests,
-        held=None if validation is None else Batches(validation, "the validation batches"),
-        training=training or Training(optimizer=DEFAULT_OPTIMIZER, epochs=5),
-        seed=seed,
-        team=team,
-        folder=None if out is None else Path(out),
-        quiet=quiet,
-        name="compress",
-    )
-    begun = copy.deepcopy(original(model)).to(team.device)
-    with own_random_numbers():
-        seed_everything(seed_for(seed, "compress", "calibration"))  # the loaders of the user draw from global numbers
-        looked = _calibration(job.loader, calibration, team.device)
-    if example is None:
-        if not looked:
-            raise DataError(
-                "compress needs to see how the network is called: give batches, or example=, a batch of inputs"
-            )
-        example = looked[0].inputs
-    example = moved(example, team.device)
-    require_runs(begun, example)
-    return _Setting(job, example, looked, tests, begun, teacher, Console())
-
-
-def _calibration(loader: Batches, wanted: Iterable[Any] | int, device: torch.device) -> list[Batch]:
-    """Batches to look at, on the device; of the training batches so many that they hold as many samples as wanted."""
-    if not isinstance(wanted, int):
-        found = list(Batches(wanted, "the calibration batches").epoch(0))
-    else:
-        require(wanted >= 0, "calibration", wanted, "a number of samples, or 0, or batches of their own")
-        found, seen = [], 0
-        for batch in loader.epoch(0) if wanted else ():
-            found.append(batch)
-            seen += batch_size(batch.inputs)
-            if seen >= wanted:
-                break
-    return [batch._replace(inputs=moved(batch.inputs, device), targets=moved(batch.targets, device)) for batch in found]
-
-
-def _require_same(setting: _Setting, chain: Sequence[Any]) -> None:
-    """Refuse a folder with another chain's results."""
-    folder = setting.job.folder
-    assert folder is not None  # asked for by who calls
-    told = {
-        "steps": [repr(step) for step in chain],
-        "seed": setting.job.seed,
-        **identity.networks(setting.begun, setting.teacher, chain),
-        **identity.samples(chain, setting.calibration),
-    }
-    kept = files.read_json(folder / _IDENTITY)
-    if kept is None:
-        folder.mkdir(parents=True, exist_ok=True)
-        files.write_json(folder / _IDENTITY, told)
-    elif (apart := _apart(kept, told)) is not None:
-        raise RunFolderError(f"{folder} holds another chain: {apart}; choose another out")
-
-
-def _apart(kept: Mapping[str, Any], told: Mapping[str, Any]) -> str | None:
-    """The first thing in which two chains differ; None for the same."""
-    there, here = kept.get("steps", []), told["steps"]
-    for place, (old, new) in enumerate(itertools.zip_longest(there, here, fillvalue="nothing"), 1):
-        if old != new:
-            return f"its step {place} is {_short(old)}, this one's {_short(new)}"
-    if kept.get("seed") != told["seed"]:
-        return f"its seed is {kept.get('seed')}, this one's {told['seed']}"
-    if "model" not in kept:  # older versions kept nothing of what a chain was made from
-        return None
-    for name in dict.fromkeys([*told, *kept]):
-        if kept.get(name) != told.get(name):
-            if name not in kept or name not in told:
-                return f"it has {'a' if name in kept else 'no'} {name}, this one {'a' if name in told else 'none'}"
-            if name == "calibration":
-                return (
-                    "its calibration holds other samples than this one's (a loader with a generator of its own draws others on each "
-                    "call; calibration= takes a list of batches)"
-                )
-            return f"its {name} has other weights, or is built otherwise, than this one's"
-    return None
-
-
-def _short(step: str) -> str:
-    return step if len(step) <= 120 else f"{step[:117]}..."
-
-
 # -- steps -----------------------------------------------------------------------------------------
 
 
-def _step(setting: _Setting, state: _State, place: int, step: Any) -> None:
+def _step(setting: Setting, state: _State, place: int, step: Any) -> None:
     """One step of the chain; the state has its result and its line of the ledger then."""
     if not isinstance(step, Tune) or step.student is None:
         require_unfinished(state.model, type(step).__name__)
@@ -342,12 +217,12 @@ def _step(setting: _Setting, state: _State, place: int, step: Any) -> None:
             model, seconds = _course(setting, state, place, kind, step)
         else:
             model, seconds = _operation(setting, f"{place}-{kind}", state.model, step, ())
-    state.entries.append(_entry(setting, f"{place} {kind}", model, seconds))
+    state.entries.append(entry(setting, f"{place} {kind}", model, seconds))
     state.model = model
 
 
-def _tuned(setting: _Setting, model: nn.Module, place: int, step: Tune) -> tuple[nn.Module, float]:
-    student = copy.deepcopy(original(step.student)) if step.student is not None else copy.deepcopy(model)
+def _tuned(setting: Setting, model: nn.Module, place: int, step: Tune) -> tuple[nn.Module, float]:
+    student = copied(model if step.student is None else original(step.student))
     silent(student)  # what a compressor said stands in its own line
     teacher = setting.begun if step.teacher == ORIGINAL else step.teacher
     training = step.training or setting.job.training
@@ -358,7 +233,7 @@ def _tuned(setting: _Setting, model: nn.Module, place: int, step: Tune) -> tuple
     return student, _train(setting, f"{place}-tune", method, cast, training)
 
 
-def _train(setting: _Setting, name: str, method: Method, cast: Mapping[str, nn.Module], training: Training) -> float:
+def _train(setting: Setting, name: str, method: Method, cast: Mapping[str, nn.Module], training: Training) -> float:
     """Train the student of the cast in place; how many seconds that takes, or took when it was done before."""
     if next(iter(setting.job.loader.epoch(0)), None) is None:
         raise DataError(f"{name}: this step trains, and there are no batches to train on")
@@ -367,7 +242,7 @@ def _train(setting: _Setting, name: str, method: Method, cast: Mapping[str, nn.M
 
 
 def _operation(
-    setting: _Setting, name: str, model: nn.Module, how: Compressor, beside: tuple[nn.Module, ...]
+    setting: Setting, name: str, model: nn.Module, how: Compressor, beside: tuple[nn.Module, ...]
 ) -> tuple[nn.Module, float]:
     """What a compressor makes, and how many seconds that takes, or took when it was done before."""
     folder, begun = None if setting.job.folder is None else setting.job.folder / name, time.perf_counter()
@@ -375,7 +250,7 @@ def _operation(
         made = results.load(model, folder, setting.example).to(setting.job.team.device)
         told = files.read_json(folder / _TOLD) or {}  # older versions kept none
         silent(made)  # of what the network before had to say
-        tell(made, *told.get("notes", ()))
+        tell(made, *told.get("notes", ()), **told.get("details", {}))
         return made, told.get("seconds", time.perf_counter() - begun)
     seed_everything(seed_for(setting.job.seed, "compress", name))
     further = {"beside": beside} if beside else {}
@@ -386,7 +261,9 @@ def _operation(
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         # Before the weights, whose presence means that all is there.
-        files.write_json(folder / _TOLD, {"seconds": seconds, "notes": [str(note) for note in findings(made).notes]})
+        notes, details = findings(made).notes, findings(made).details
+        kept = {"seconds": seconds, "notes": [str(note) for note in notes], "details": _written(details)}
+        files.write_json(folder / _TOLD, kept)
         results.save(model, made, folder)
     if not setting.job.quiet:
         for note in findings(made).notes:
@@ -394,7 +271,19 @@ def _operation(
     return made, seconds
 
 
-def _course(setting: _Setting, state: _State, place: int, kind: str, step: Any) -> tuple[nn.Module, float]:
+def _written(details: Mapping[str, Any]) -> dict[str, Any]:
+    """The details that a file can hold; those of a compressor of one's own may be anything."""
+    found = {}
+    for name, value in details.items():
+        try:
+            json.dumps(value)
+        except (TypeError, ValueError):
+            continue
+        found[name] = value
+    return found
+
+
+def _course(setting: Setting, state: _State, place: int, kind: str, step: Any) -> tuple[nn.Module, float]:
     """The steps of a compressor that trains in between; each of them has its own folder and line.
 
     Returns:
@@ -413,7 +302,7 @@ def _course(setting: _Setting, state: _State, place: int, kind: str, step: Any) 
             beside = tuple(named(name) for name in part.beside)
             made, seconds = _operation(setting, title, named(part.student), part.how, beside)
         else:
-            made = copy.deepcopy(named(part.student))
+            made = copied(named(part.student))
             silent(made)
             own = [setting.teacher] if setting.teacher is not None else []
             teachers = [t for name in part.teachers for t in (own if name == TEACHER else [named(name)])]
@@ -424,48 +313,5 @@ def _course(setting: _Setting, state: _State, place: int, kind: str, step: Any) 
             seconds = _train(setting, title, method, cast, training)
         shelf[part.name], whole = made, whole + seconds
         if part.name:
-            state.entries.append(_entry(setting, f"{place} {kind}.{part.name}", made, seconds))
+            state.entries.append(entry(setting, f"{place} {kind}.{part.name}", made, seconds))
     return shelf[""], whole
-
-
-# -- the ledger ------------------------------------------------------------------------------------
-
-
-def _entry(setting: _Setting, name: str, model: nn.Module, seconds: float) -> Entry:
-    one = resized(setting.example, 1)
-    measured, same = None, None
-    if setting.tests is not None:
-        logits, targets = predictions(model, setting.tests.epoch(0), device=setting.job.team.device)
-        measured = metrics(logits, targets)
-        if model is not setting.begun:
-            theirs, _ = predictions(setting.begun, setting.tests.epoch(0), device=setting.job.team.device)
-            independent = isinstance(targets, Tensor) and targets.ndim == 2
-            same = agreement(logits, theirs, independent=independent) if logits.shape == theirs.shape else None
-    found = costs.cost(model, one)
-    notes = findings(model).notes
-    return Entry(
-        name=name,
-        **asdict(found),
-        measured=measured,
-        agreement=same,
-        seconds=round(seconds, 2),
-        notes=list(notes),
-        model=model,
-    )
-
-
-def _timed(setting: _Setting, entries: Sequence[Entry]) -> list[Entry]:
-    """The entries with measured times: all networks take turns, so that a slow moment of the machine meets all."""
-    if not setting.job.quiet:
-        setting.console.print("measuring latency, one thread, networks in turn ...", highlight=False)
-    with costs.one_thread():
-        forms: list[Served] = [served(entry.model, setting.example) for entry in entries if entry.model is not None]
-    models = {str(k): form.model for k, form in enumerate(forms)}
-    found = []
-    for size, repeats in ((1, 50), (32, 10)):
-        inputs = resized(setting.example, size)
-        found.append(costs.latency(models, inputs, repeats=repeats))
-    return [
-        replace(entry, latency=asdict(found[0][str(k)]), latency_32=asdict(found[1][str(k)]), form=forms[k].name)
-        for k, entry in enumerate(entries)
-    ]

@@ -180,6 +180,6 @@ def _teachers(
 
 def _measured(job: Job, part: Gathering, model: nn.Module) -> Record:
     """The record of an ensemble: nothing was trained."""
-    after = {} if job.tests is None else {"student": job.measure(model.to(job.team.device), job.tests)[1]}
+    after = {} if job.tests is None else {"student": job.measure({"it": model.to(job.team.device)}, job.tests)["it"][1]}
     cost = cost_of({"student": model}, job.loader, job.team)
     return Record(method=repr(part), seed=job.seed, epochs=0, seconds=0.0, cost=cost, after=after)

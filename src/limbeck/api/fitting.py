@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -14,9 +15,11 @@ from torch import Tensor, nn
 
 from limbeck import record as files
 from limbeck.api.outcome import Record
+from limbeck.batches import moved
 from limbeck.compress import cost as costs
+from limbeck.compress.trial import smallest
 from limbeck.data.iterables import Batches
-from limbeck.engine.evaluate import agreement, metrics, predictions
+from limbeck.engine.evaluate import agreement, metrics, predictions_of
 from limbeck.engine.loop import fit, identity
 from limbeck.engine.progress import watch_for
 from limbeck.engine.roles import Fit, Stop
@@ -31,6 +34,7 @@ from limbeck.settings import Training
 from limbeck.taps import original
 
 COURSE = "course.json"  # in the folder of a course: which one
+_OURS = "hung_by_limbeck"  # on a network: what else hangs there
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,14 +67,19 @@ class Job:
         return replace(self, folder=folder, name=f"{self.name}.{name}")
 
     def measure(
-        self, model: nn.Module, batches: Batches, method: object = None
-    ) -> tuple[tuple[Tensor, Any], dict[str, float]]:
-        """Scores with their targets, and the metrics; classes that the method sums are summed first."""
+        self, models: Mapping[str, nn.Module], batches: Batches, method: object = None
+    ) -> dict[str, tuple[tuple[Tensor, Any], dict[str, float]]]:
+        """Scores with their targets, and the metrics, by role; classes that the method sums are summed first.
+
+        All in one walk over the batches, so that what shuffles them does not matter to how alike the answers are.
+        """
         layout = {"precision": self.training.precision, "channels_last": self.training.channels_last}
-        logits, targets = predictions(model, batches.epoch(0), device=self.team.device, **layout)
-        if labelled := labelled_by(method):
-            logits, targets = comparable(logits, targets, *labelled)
-        return (logits, targets), metrics(logits, targets)
+        scores, given = predictions_of(list(models.values()), batches.epoch(0), device=self.team.device, **layout)
+        found = {}
+        for role, logits in zip(models, scores, strict=True):
+            pair = comparable(logits, given, *labelled) if (labelled := labelled_by(method)) else (logits, given)
+            found[role] = (pair, metrics(*pair))
+        return found
 
 
 def perform(job: Job, method: Method, models: Mapping[str, nn.Module]) -> Record:
@@ -84,10 +93,31 @@ def perform(job: Job, method: Method, models: Mapping[str, nn.Module]) -> Record
 
 
 def hang(model: nn.Module, **values: Any) -> None:
-    """Attributes on the module itself, not among its parts: neither state_dict nor parameters see them."""
+    """Attributes on the module itself, not among its parts: neither state_dict nor parameters see them.
+
+    What a network has of its own by such a name stays; ours is then ``limbeck_NAME``, and a warning says so.
+    """
     for name, value in values.items():
         for module in {id(m): m for m in (model, original(model))}.values():
-            object.__setattr__(module, name, value)
+            place = f"limbeck_{name}" if _taken(module, name) else name
+            if place != name:
+                warnings.warn(
+                    f"this {type(module).__name__} has a {name} of its own, so limbeck's is called {place}",
+                    stacklevel=2,
+                )
+            object.__setattr__(module, place, value)
+            object.__setattr__(module, _OURS, (*dict.fromkeys((*vars(module).get(_OURS, ()), place)),))
+
+
+def _taken(module: nn.Module, name: str) -> bool:
+    """Whether the network has such a thing of its own: a layer, a tensor, a method, an attribute."""
+    own = vars(module)
+    parts = (own["_modules"], own["_parameters"], own["_buffers"])
+    return (
+        any(name in part for part in parts)
+        or hasattr(type(module), name)
+        or (name in own and name not in own.get(_OURS, ()))
+    )
 
 
 def learners(models: Mapping[str, nn.Module]) -> list[str]:
@@ -101,7 +131,7 @@ def _fit(job: Job, method: Method, models: Mapping[str, nn.Module]) -> Record:
     key = identity(job.name, job.seed, method, job.training)
     if folder is not None and (done := _finished(folder, key, bare)) is not None:
         return done
-    before = {role: job.measure(model, tests, method)[1] for role, model in bare.items()} if tests is not None else {}
+    before = {} if tests is None else {role: told for role, (_, told) in job.measure(bare, tests, method).items()}
     held = job.held
     result = fit(
         method,
@@ -112,13 +142,13 @@ def _fit(job: Job, method: Method, models: Mapping[str, nn.Module]) -> Record:
         name=job.name,
         team=job.team,
         folder=folder,
-        validate=None if held is None else lambda model: job.measure(model, held, method)[1],
+        validate=None if held is None else lambda model: job.measure({"it": model}, held, method)["it"][1],
         watch=watch_for(Console(), _title(job, method), job.quiet),
         stop=Stop(),
     )
     after, same = {}, None
     if tests is not None:
-        seen = {role: job.measure(model, tests, method) for role, model in bare.items()}
+        seen = job.measure(bare, tests, method)
         after = {role: found for role, (_, found) in seen.items()}
         if "teacher" in seen:
             ours, targets = seen["student"][0]
@@ -161,13 +191,7 @@ def cost_of(models: Mapping[str, nn.Module], loader: Batches, team: Team) -> dic
     first = next(iter(loader.epoch(0)))
     found = {}
     for role, model in models.items():
-        inputs = first.inputs
-        one = (
-            {k: v[:1].to(team.device) for k, v in inputs.items()}
-            if isinstance(inputs, Mapping)
-            else inputs[:1].to(team.device)
-        )
-        found[role] = asdict(costs.cost(model, one))
+        found[role] = asdict(costs.cost(model, smallest(model, moved(first.inputs, team.device), 1)))
     return found
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
@@ -10,9 +12,42 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from limbeck import record as files
+from limbeck.api.setting import Setting
+from limbeck.batches import batch_size, changed
+from limbeck.compress.structure import attributes
+from limbeck.compress.trial import worded
 from limbeck.compressor import is_compressor
+from limbeck.errors import RunFolderError
 from limbeck.phase import Batch
 from limbeck.taps import original
+
+_FILE = "chain.json"
+_LATER = ("layers", "example")  # folders of older versions do not know these
+
+
+def require_same(setting: Setting, chain: Sequence[Any]) -> None:
+    """Refuse a folder with another chain's results; one that is new is told whose it is.
+
+    Raises:
+        RunFolderError: the folder holds another chain; the message has the first thing in which they differ.
+    """
+    folder = setting.job.folder
+    assert folder is not None  # asked for by who calls
+    told = {
+        "steps": [repr(step) for step in chain],
+        "seed": setting.job.seed,
+        **networks(setting.begun, setting.teacher, chain),
+        "layers": _of_layers(setting.begun),
+        **samples(chain, setting.calibration),
+        "example": _form(setting.example),
+    }
+    kept = files.read_json(folder / _FILE)
+    if kept is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        files.write_json(folder / _FILE, told)
+    elif (apart := _apart(kept, told)) is not None:
+        raise RunFolderError(f"{folder} holds another chain: {apart}; choose another out")
 
 
 def networks(model: nn.Module, teacher: nn.Module | None, chain: Sequence[Any]) -> dict[str, str]:
@@ -68,3 +103,53 @@ def _add(found: Any, value: Any) -> None:
             _add(found, one)
     else:
         found.update(f"{value!r} ".encode())
+
+
+def _apart(kept: Mapping[str, Any], told: Mapping[str, Any]) -> str | None:
+    """The first thing in which two chains differ; None for the same."""
+    there, here = kept.get("steps", []), told["steps"]
+    for place, (old, new) in enumerate(itertools.zip_longest(there, here, fillvalue="nothing"), 1):
+        if old != new:
+            return f"its step {place} is {_short(old)}, this one's {_short(new)}"
+    if kept.get("seed") != told["seed"]:
+        return f"its seed is {kept.get('seed')}, this one's {told['seed']}"
+    if "model" not in kept:  # older versions kept nothing of what a chain was made from
+        return None
+    for name in dict.fromkeys([*told, *kept]):
+        if kept.get(name) != told.get(name) and not (name in _LATER and name not in kept):
+            if name not in kept or name not in told:
+                return f"it has {'a' if name in kept else 'no'} {name}, this one {'a' if name in told else 'none'}"
+            if name == "calibration":
+                return (
+                    "its calibration holds other samples than this one's (a loader with a generator of its own draws others on each "
+                    "call; calibration= takes a list of batches)"
+                )
+            if name == "layers":
+                return "a layer of its model has other settings than this one's (stride, padding, rate), or other parts are frozen"
+            if name == "example":
+                return f"its example is {kept[name]}, this one's {told[name]}"
+            return f"its {name} has other weights, or is built otherwise, than this one's"
+    return None
+
+
+def _of_layers(model: nn.Module) -> str:
+    """A text that two networks share if torch's layers in them have the same settings and the same parts learn.
+
+    Modules of other classes may keep what moves with every call, so only their learning counts.
+    """
+    settings = {
+        path: attributes(part) for path, part in model.named_modules() if type(part).__module__.startswith("torch.nn.")
+    }
+    learns = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    return hashlib.sha256(json.dumps([settings, learns]).encode()).hexdigest()
+
+
+def _form(example: Any) -> str:
+    """An example in words: its tensors' shapes without the number of samples, and their types."""
+    had = batch_size(example)
+    one = changed(example, lambda part: part[:1] if part.ndim and len(part) == had else part)
+    return worded(one).replace("[1, ", "[batch, ").replace("[1]", "[batch]")
+
+
+def _short(step: str) -> str:
+    return step if len(step) <= 120 else f"{step[:117]}..."

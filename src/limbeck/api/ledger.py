@@ -71,7 +71,7 @@ class Ledger:
                     f"{row.bytes:,}",
                     _time(row.latency, first.latency, before.latency if before else None),
                     _time(row.latency_32, first.latency_32, before.latency_32 if before else None),
-                    row.form if row.latency else "-",
+                    row.form if row.latency or row.latency_32 else "-",
                 )
             )
         return lines
@@ -79,9 +79,12 @@ class Ledger:
     def footnote(self) -> str:
         """What stands below the table."""
         told = []
-        if (first := self.rows[0].latency) is not None:
+        timed = {f"{t['batch']} samples": t for t in (self.rows[0].latency, self.rows[0].latency_32) if t is not None}
+        if timed:
+            first = next(iter(timed.values()))
+            counts = "".join(f" ({size}: {t['n']})" for size, t in list(timed.items())[1:])
             told.append(
-                f"times: median of {first['n']} forwards (32 samples: {(self.rows[0].latency_32 or first)['n']}), "
+                f"times: median of {first['n']} forwards{counts}, "
                 f"{first['threads']} thread, {first['clock']}, {first['device']}, networks in turn; (x) against the original, eager"
             )
             told.append("'slower' marks a step whose network takes over 5 % longer than the one before")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,4 +57,7 @@ def _summary(done: Exported) -> list[str]:
             f"largest difference from the network: {check['max_difference']:.2g} "
             f"(allowed {check['tolerance']:.2g}; batches of {', '.join(map(str, check['rows']))})"
         )
-    return [*lines, f"how to use it: {done.folder / 'deploy.json'}; to try it: limbeck predict {done.folder} PICTURE"]
+    return [
+        *lines,
+        f"how to use it: {done.folder / 'deploy.json'}; to try it: limbeck predict {shlex.quote(str(done.folder))} PICTURE",
+    ]

@@ -94,6 +94,8 @@ def _answers(run: OpenRun, name: str, role: str, inputs: Tensor, seed: int | Non
 
 
 def _exported(folder: Path, pictures: Sequence[Path]) -> list[Answers]:
+    import torch
+
     from limbeck.export.opening import open_export
     from limbeck.export.pictures import prepared
 
@@ -104,7 +106,8 @@ def _exported(folder: Path, pictures: Sequence[Path]) -> list[Answers]:
             f"{folder / 'deploy.json'} does not say how a picture becomes an input (preprocessing is null); "
             "export it with preprocessing=, or from a run"
         )
-    probabilities = opened(prepared(pictures, told["preprocessing"])).softmax(-1)
+    inputs = prepared(pictures, told["preprocessing"]).to(getattr(torch, told["inputs"][0]["dtype"]))
+    probabilities = opened(inputs).float().softmax(-1)
     classes = told["classes"] or list(map(str, range(probabilities.shape[-1])))
     origin = told.get("origin") or {}
     return [

@@ -34,6 +34,16 @@ def save(before: nn.Module, after: nn.Module, folder: Path) -> None:
     save_weights(after, folder / WEIGHTS)
 
 
+def require_kept(before: nn.Module, after: nn.Module) -> None:
+    """Refuse a network that `save` could not write.
+
+    Raises:
+        LimbeckError: it holds something that cannot be kept.
+    """
+    if not _is(after, "Quantized") and not _is(after, "Prepared"):
+        describe(before, after)
+
+
 def load(before: nn.Module, folder: Path, example: Any) -> nn.Module:
     """The network that was kept in the folder.
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.nn.utils import parametrize
 
 from limbeck.errors import LimbeckError
@@ -101,7 +101,7 @@ def _changes(before: nn.Module | None, after: nn.Module, path: str, met: _Met) -
         return
     met[after] = (path, before)
     change: dict[str, Any] = {}
-    mine, theirs = _attributes(after), _attributes(before)
+    mine, theirs = attributes(after), attributes(before)
     if differing := {key: value for key, value in mine.items() if key not in theirs or theirs[key] != value}:
         change["attributes"] = differing
     shapes, wrapped = _tensors(after), _parametrized(after, path)
@@ -138,7 +138,9 @@ def _of_one_build(before: nn.Module, after: nn.Module) -> bool:
 
 
 def _kind(module: nn.Module) -> type:
-    """The class that its author wrote; parametrizing a module gives it one of its own."""
+    """The class that its author wrote; parametrizing a module gives it one of its own, and so does torch.fx every graph."""
+    if isinstance(module, fx.GraphModule):
+        return fx.GraphModule  # compressors change the parts of a graph, and never its code
     return type(module).__mro__[1] if parametrize.is_parametrized(module) else type(module)
 
 
@@ -148,7 +150,7 @@ def _children(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield name, child
 
 
-def _attributes(module: nn.Module) -> dict[str, Any]:
+def attributes(module: nn.Module) -> dict[str, Any]:
     """What of a module's attributes is plain data; lists and tuples are told apart, since torch does."""
     return {
         key: _packed(value)
@@ -225,7 +227,7 @@ def _spec(module: nn.Module, path: str) -> dict[str, Any]:
         return {"class": name, "made": dict(made), "training": module.training}
     spec = {
         "class": name,
-        "attributes": _attributes(module),
+        "attributes": attributes(module),
         "tensors": _tensors(module),
         "training": module.training,
         "children": {child_name: _spec(child, f"{path}.{child_name}") for child_name, child in _children(module)},

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.batches import batch_size, resized
-from limbeck.errors import LimbeckError, listed
+from limbeck.compress.answers import tensors
+from limbeck.errors import LimbeckError, NonFiniteError, listed
 from limbeck.models.swap import copied
 from limbeck.randomness import own_random_numbers
 from limbeck.taps import original, title
@@ -32,11 +33,32 @@ def require_runs(model: nn.Module, example: Any) -> None:
     error = _fails(model, example, train=False)
     if error is not None:
         raise LimbeckError(
-            f"this {title(model)} does not run on the example, {_told(example)}: {type(error).__name__}: {_line(error)}. Give "
+            f"this {title(model)} does not run on the example, {worded(example)}: {type(error).__name__}: {_line(error)}. Give "
             "a batch of inputs as the network takes it, on its device: a tensor [batch, ...], or a mapping of such, which become keyword "
             "arguments"
             + ("; of a batch with targets the inputs alone, example[0]" if isinstance(example, (tuple, list)) else "")
         ) from error
+
+
+def require_finite(model: nn.Module) -> None:
+    """Refuse a network with NaN or infinity among its parameters or the statistics of its normalisation.
+
+    Raises:
+        NonFiniteError: with the first tensor that holds some, and how many.
+
+    >>> net = nn.Linear(4, 2)
+    >>> require_finite(net)
+    """
+    for path, part in model.named_modules():
+        own = dict(part.named_parameters(recurse=False))
+        own |= {name: value for name, value in part.named_buffers(recurse=False) if name.startswith("running_")}
+        for name, value in own.items():
+            if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+                nan, inf = int(value.isnan().sum()), int(value.isinf().sum())
+                raise NonFiniteError(
+                    f"{f'{path}.' if path else ''}{name} is non-finite: it holds {nan} NaN and {inf} inf among {value.numel()} values; "
+                    "use weights from before the training went wrong"
+                )
 
 
 def smallest(model: nn.Module, example: Any, samples: int) -> Any:
@@ -50,6 +72,16 @@ def smallest(model: nn.Module, example: Any, samples: int) -> Any:
             return inputs
         samples *= 2
     return example
+
+
+def answers(model: nn.Module, inputs: Any) -> list[Tensor] | None:
+    """All tensors of what a copy answers in eval mode; None where it fails on these inputs.
+
+    >>> [tuple(one.shape) for one in answers(nn.Linear(4, 2), torch.zeros(3, 4)) or []], answers(nn.Linear(4, 2), torch.zeros(3))
+    ([(3, 2)], None)
+    """
+    found: list[Tensor] = []
+    return None if _fails(model, inputs, train=False, answered=found) is not None else found
 
 
 def require_trainable(new: nn.Module, old: nn.Module, example: Any) -> None:
@@ -85,28 +117,30 @@ def _line(error: Exception) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
 
 
-def _told(example: Any) -> str:
+def worded(example: Any) -> str:
     """What was given, in words.
 
-    >>> _told((torch.zeros(8, 3), torch.zeros(8, dtype=torch.int64))), _told({"x": torch.zeros(2, 4)}), _told(None)
+    >>> worded((torch.zeros(8, 3), torch.zeros(8, dtype=torch.int64))), worded({"x": torch.zeros(2, 4)}), worded(None)
     ('a tuple of a tensor [8, 3] and a tensor [8] int64', 'a mapping of x (a tensor [2, 4])', 'None')
     """
     if isinstance(example, Tensor):
         kind = "" if example.dtype == torch.float32 else f" {str(example.dtype).removeprefix('torch.')}"
         return f"a tensor {list(example.shape)}{kind}"
     if isinstance(example, Mapping):
-        return f"a mapping of {listed(f'{key} ({_told(value)})' for key, value in example.items())}"
+        return f"a mapping of {listed(f'{key} ({worded(value)})' for key, value in example.items())}"
     if isinstance(example, (tuple, list)) and example:
-        return f"a {type(example).__name__} of {listed((_told(part) for part in example), 2, ' and ')}"
+        return f"a {type(example).__name__} of {listed((worded(part) for part in example), 2, ' and ')}"
     return "None" if example is None else f"of type {type(example).__name__}"
 
 
-def _fails(model: nn.Module, example: Any, *, train: bool) -> Exception | None:
+def _fails(model: nn.Module, example: Any, *, train: bool, answered: list[Tensor] | None = None) -> Exception | None:
     own = copied(original(model))
     with own_random_numbers(), torch.no_grad(), torch.compiler.set_stance("force_eager"):
         try:
             own.train(train)
-            own(**example) if isinstance(example, Mapping) else own(example)
+            output = own(**example) if isinstance(example, Mapping) else own(example)
+            if answered is not None:
+                answered += tensors(output)
         except Exception as error:  # whatever the forward of a user's network raises
             return error
     return None

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack, nullcontext
 from typing import Any
 
 import torch
@@ -50,22 +50,39 @@ def predictions(
         DataError: there were no batches.
         TargetError: some batches had targets, and others none.
     """
-    logits, targets = [], []
-    with quiet(model):
+    (logits,), targets = predictions_of(
+        [model], batches, device=device, precision=precision, channels_last=channels_last
+    )
+    return logits, targets
+
+
+def predictions_of(
+    models: Sequence[nn.Module],
+    batches: Iterable[Batch],
+    *,
+    device: torch.device,
+    precision: str = "fp32",
+    channels_last: bool = False,
+) -> tuple[list[Tensor], Tensor | None]:
+    """What `predictions` gives, of several networks in one walk: a loader that shuffles gives all of them the same rows."""
+    logits: list[list[Tensor]] = [[] for _ in models]
+    targets = []
+    with ExitStack() as modes:
+        for model in models:
+            modes.enter_context(quiet(model))
         for batch in batches:
             batch = to_device(batch, device, channels_last)
-            with autocast(device, precision):
-                output = logits_of(call(model, batch.inputs))
-            logits.append(output.float().cpu())
+            for model, found in zip(models, logits, strict=True):
+                with autocast(device, precision):
+                    output = logits_of(call(model, batch.inputs))
+                found.append(output.float().cpu())
             if batch.targets is not None:
                 targets.append(torch.as_tensor(batch.targets).cpu())
-    if not logits:
+    if not (steps := len(logits[0])):
         raise DataError("there is nothing to evaluate on: the batches ran out before the first one")
-    if targets and len(targets) < len(logits):
-        raise TargetError(
-            f"{len(targets)} of {len(logits)} batches have targets; to evaluate, all must have them or none"
-        )
-    return torch.cat(logits), torch.cat(targets) if targets else None
+    if targets and len(targets) < steps:
+        raise TargetError(f"{len(targets)} of {steps} batches have targets; to evaluate, all must have them or none")
+    return [torch.cat(found) for found in logits], torch.cat(targets) if targets else None
 
 
 def metrics(logits: Tensor, targets: Tensor | None) -> dict[str, float]:

@@ -9,15 +9,41 @@ import torch
 from torch import Tensor
 
 from limbeck.errors import LimbeckError
+from limbeck.export.needs import cause_of
 from limbeck.export.subject import CHECKED, Subject, trials
 from limbeck.phase import Batch
 
 TOLERANCE = 1e-4  # of the largest logit: float32 sums in another order
+_UNITS = 8  # of the last place, where numbers are shorter than that: half precision
 _LEAST = 1e-6  # where all logits are next to nothing
 _LOST = 0.5  # of the norm of the logits: an int8 network this far off gives answers of its own
 _DOUBTFUL = 0.95  # of the rows answered alike: worth a word
 
 Runs = Callable[[Sequence[Tensor]], Tensor]
+
+
+def allowance(logits: Tensor) -> float:
+    """How far a file may be off by default, as a part of the largest logit.
+
+    >>> allowance(torch.zeros(1)), allowance(torch.zeros(1, dtype=torch.float16))
+    (0.0001, 0.0078125)
+    """
+    return max(TOLERANCE, _UNITS * torch.finfo(logits.dtype).eps) if logits.is_floating_point() else TOLERANCE
+
+
+def ran(run: Runs, inputs: Sequence[Tensor], what: str) -> Tensor:
+    """What comes out.
+
+    Raises:
+        LimbeckError: it does not run on these inputs; the message has the reason.
+    """
+    try:
+        return run(inputs)
+    except LimbeckError:
+        raise
+    except Exception as error:  # whatever a user's network, or another library, raises
+        shapes = ", ".join(f"{list(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}" for tensor in inputs)
+        raise LimbeckError(f"{what} does not run on a batch of {shapes}: {cause_of(error)}") from error
 
 
 def compared(
@@ -37,7 +63,7 @@ def compared(
     given = list(batches)
     found, largest, sizes = 0.0, 0.0, []
     for inputs in given or trials(subject.example):
-        expected, got = subject(inputs), run(inputs)
+        expected, got = ran(subject, inputs, "the network"), ran(run, inputs, "the file")
         sizes.append(len(expected))
         _same_shape(expected, got)
         if not expected.isfinite().all():
@@ -73,7 +99,9 @@ def quantized(subject: Subject, run: Runs, batches: Iterable[Batch]) -> dict[str
     off = norm = furthest = 0.0
     for batch in batches:
         inputs = subject.row_of(batch.inputs)
-        expected, got = subject(inputs), run(inputs)
+        if not len(inputs[0]):
+            raise LimbeckError("a batch to compare on is empty; every one has a row or more")
+        expected, got = ran(subject, inputs, "the network"), ran(run, inputs, "the file")
         _same_shape(expected, got)
         rows += len(expected)
         furthest = max(furthest, _furthest(expected, got))

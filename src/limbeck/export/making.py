@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,7 +18,7 @@ from torch import Tensor, nn
 from limbeck import record
 from limbeck.data.iterables import Batches
 from limbeck.errors import HyperParameterError, LimbeckError
-from limbeck.export.checking import TOLERANCE, compared, doubt, quantized
+from limbeck.export.checking import allowance, compared, doubt, quantized
 from limbeck.export.deploy import FORMAT, NAME, is_export, read_deploy, sealed, write_deploy
 from limbeck.export.subject import Subject, subject
 from limbeck.export.targets import Target, target
@@ -80,13 +82,14 @@ def export(
         path: the folder to make.  An earlier export there is replaced; anything else is left alone.
         to: "onnx", "onnx-int8", "torch", "aot", "safetensors", "openvino" or "executorch"; see docs/export.md.
         example: a batch as the network takes it: a tensor, a tuple of tensors, or a mapping for keyword arguments.
-        classes: their names, in the order of the logits.
+        classes: a list of their names, in the order of the logits.
         preprocessing: how a picture becomes an input, as `limbeck.export.pictures.preprocessing` says it; None: unknown.
         calibration: for "onnx-int8" of a float network: batches of data, as in training but without augmentation; anything
-            that `limbeck.data.to_batch` understands.
+            that `limbeck.data.to_batch` understands.  Of several inputs: mappings with the example's names (``input1``, ``input2`` for
+            a tuple).
         test: for "onnx-int8": batches on which int8 is compared with float; without any, the calibration batches.
         tolerance: the largest difference of a logit, as a part of the largest logit on the batches of the check.
-            Default 1e-4; 0.05 for networks that are int8 already, where values at the edge of a step may fall to either side.
+            Default 1e-4; eight units in the last place for networks in half precision; 0.05 for networks that are int8 already, where values at the edge of a step may fall to either side.
         origin: plain data for ``deploy.json`` on where the network is from.
         say: called with a line before every step that may take seconds.
 
@@ -95,7 +98,8 @@ def export(
 
     Raises:
         NameUnknown: no such format.
-        HyperParameterError: no calibration batches, classes that do not fit, or a tolerance below zero.
+        HyperParameterError: no calibration batches, classes or preprocessing that do not fit, what no JSON holds, or a
+            tolerance below zero.
         LimbeckError: a package is missing, torch cannot export the network, or what came out differs.
 
     Example:
@@ -114,10 +118,7 @@ def export(
     with own_random_numbers():
         taken = subject(model, example)
         logits = taken(taken.example)
-        if classes is not None and len(classes) != logits.shape[-1]:
-            raise HyperParameterError(
-                f"classes has {len(classes)} names, and the network gives {logits.shape[-1]} logits; one name for each"
-            )
+        _require_told(taken, logits, classes, preprocessing, origin)
         program = taken.in_int8
         if program and format.floats_only:
             raise HyperParameterError(f"{format.floats_only}; --to onnx or --to torch keep it whole")
@@ -127,7 +128,7 @@ def export(
             raise HyperParameterError(
                 f"{to} of a float network looks at data: give calibration=..., batches of inputs as in training"
             )
-        allowed = tolerance if tolerance is not None else 0.05 if program else TOLERANCE
+        allowed = tolerance if tolerance is not None else 0.05 if program else allowance(logits)
         with _beside(folder) as place:
             say(f"writing {format.title} ...")
             if calibrated:
@@ -149,6 +150,49 @@ def export(
             write_deploy(place, told)
             _rename(place, folder)
     return Exported(folder, told)
+
+
+def _require_told(
+    taken: Subject,
+    logits: Tensor,
+    classes: Sequence[str] | None,
+    preprocessing: Mapping[str, Any] | None,
+    origin: Mapping[str, Any] | None,
+) -> None:
+    """Refuse what cannot stand in ``deploy.json``, before anything is written."""
+    if classes is not None:
+        if isinstance(classes, (str, Mapping)) or not isinstance(classes, Iterable):
+            raise HyperParameterError(
+                f"classes is a {type(classes).__name__}: a list of names in the order of the logits; of a mapping from numbers to names "
+                "[names[k] for k in sorted(names)]"
+            )
+        if len(classes) != (count := logits.shape[_axis(logits)]):
+            raise HyperParameterError(
+                f"classes has {len(classes)} names, and the network gives {count} logits; one name for each"
+            )
+    if (
+        preprocessing is not None
+        and len(taken.example) == 1
+        and taken.example[0].dim() == 4
+        and "size" in preprocessing
+    ):
+        picture = [1 if preprocessing.get("channels") == "grey" else 3, *preprocessing["size"]]
+        if (shape := list(taken.example[0].shape[1:])) != picture:
+            raise HyperParameterError(
+                f"preprocessing makes inputs of {picture} (channels, height, width), and the example has {shape}"
+            )
+    try:
+        json.dumps([preprocessing, origin], allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise HyperParameterError(f"preprocessing and origin are plain data, as JSON holds it: {error}") from error
+
+
+def _axis(logits: Tensor) -> int:
+    """Where the classes are: last, but for maps of scores ``[batch, classes, height, width]``."""
+    return 1 if logits.dim() >= 4 else -1
+
+
+_AXES = {1: "second", -1: "last"}
 
 
 def _nothing(text: str) -> None:
@@ -185,10 +229,10 @@ def _told(
             for name, tensor in zip(taken.names, taken.example)
         ],
         "output": {
-            "name": "logits",
+            "name": taken.answer,
             "shape": [rows, *logits.shape[1:]],
             "dtype": str(logits.dtype).removeprefix("torch."),
-            "meaning": "logits: a score for each class; their softmax over the last axis is the probability of each",
+            "meaning": f"logits: a score for each class; their softmax over the {_AXES[_axis(logits)]} axis is the probability of each",
         },
         "classes": None if classes is None else list(map(str, classes)),
         "preprocessing": None if preprocessing is None else dict(preprocessing),
@@ -261,6 +305,9 @@ def _beside(folder: Path) -> Iterator[Path]:
     """A new folder beside another; gone afterwards, unless it was renamed."""
     place = folder.absolute().with_name(f".{folder.absolute().name}.{os.getpid()}.part")
     try:
+        for left in place.parent.glob(f".{glob.escape(folder.absolute().name)}.*.part"):
+            if not _at_work(left.name.split(".")[-2]):  # one that was killed
+                shutil.rmtree(left, ignore_errors=True)
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir(parents=True)
     except OSError as error:
@@ -273,6 +320,17 @@ def _beside(folder: Path) -> Iterator[Path]:
         raise LimbeckError(f"cannot write {folder}: {error.strerror or error}; choose another folder") from error
     finally:
         shutil.rmtree(place, ignore_errors=True)
+
+
+def _at_work(number: str) -> bool:
+    """Whether there is a process of this number."""
+    try:
+        os.kill(int(number), 0)
+    except (ProcessLookupError, ValueError):
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True
 
 
 def _rename(place: Path, folder: Path) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from limbeck.errors import ShapeError
-from limbeck.export.checking import Runs
+from limbeck.errors import ShapeError, TensorTypeError
+from limbeck.export.checking import Runs, ran
 from limbeck.export.deploy import read_deploy
 from limbeck.export.targets import target
 
@@ -32,19 +32,38 @@ class Opened:
     def __call__(self, *inputs: Tensor) -> Tensor:
         """Logits for a batch.
 
+        In whatever layout they lie in memory, and on whatever device.
+
         Raises:
-            ShapeError: the inputs are not of the shape that ``deploy.json`` tells.
+            ShapeError: the inputs are not of the shape that ``deploy.json`` tells, or have no rows.
+            TensorTypeError: they are not of the type that it tells, or no tensors.
+            LimbeckError: the file does not run on them.
         """
         self._check(inputs)
-        return self.run([tensor.cpu() for tensor in inputs])
+        # Compiled files read the memory as rows of NCHW, whatever the strides say.
+        return ran(self.run, [tensor.detach().cpu().contiguous() for tensor in inputs], "the file")
 
     def _check(self, inputs: Sequence[Tensor]) -> None:
+        for tensor in inputs:
+            if not isinstance(tensor, Tensor):
+                raise TensorTypeError(f"{self.folder} takes tensors; got a {type(tensor).__name__}")
         wanted = [entry["shape"][1:] for entry in self.told["inputs"]]
         given = [list(tensor.shape[1:]) for tensor in inputs]
         if given != wanted:
             raise ShapeError(
                 f"{self.folder} takes {', '.join(str(['batch', *shape]) for shape in wanted)}; "
                 f"got {', '.join(str(list(tensor.shape)) for tensor in inputs) or 'nothing'}"
+            )
+        if len({len(tensor) for tensor in inputs}) != 1 or not len(inputs[0]):
+            raise ShapeError(
+                "a batch has one row or more, and every input as many; got "
+                + ", ".join(str(list(tensor.shape)) for tensor in inputs)
+            )
+        kinds = [entry["dtype"] for entry in self.told["inputs"]]
+        types = [str(tensor.dtype).removeprefix("torch.") for tensor in inputs]
+        if types != kinds:
+            raise TensorTypeError(
+                f"{self.folder} takes {', '.join(kinds)}; got {', '.join(types)}: convert them, as with .to(torch.{kinds[0]})"
             )
 
 

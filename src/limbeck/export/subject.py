@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,8 +10,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from limbeck.compress.plain import plain_copy
-from limbeck.errors import LimbeckError, ShapeError, TensorTypeError
+from limbeck.errors import LimbeckError, ShapeError, TensorTypeError, listed
 from limbeck.phase import logits_of
+from limbeck.taps import original, takes_any
 
 CHECKED = (1, 3, 7)  # rows in the batches on which an export is compared with the network
 _TRACED = 2  # torch takes a batch of one row for a constant
@@ -44,8 +44,25 @@ class Subject:
             return self.module(*inputs)
 
     def row_of(self, inputs: Any) -> tuple[Tensor, ...]:
-        """The inputs of a batch, in the order of `names`, on the CPU."""
-        return tuple(tensor.cpu() for tensor in _named(inputs).values())
+        """The inputs of a batch, in the order of `names`, on the CPU.
+
+        Raises:
+            LimbeckError: the batch holds other inputs than the example did.
+        """
+        named = _named(inputs)
+        if set(named) != set(self.names):
+            if len(named) != 1 or len(self.names) != 1:  # a single one may be called anything
+                raise LimbeckError(
+                    f"a batch holds {listed(named)}, and the example of this network {listed(self.names)}; give mappings with these "
+                    "names, whose targets stand beside them under labels"
+                )
+            named = {self.names[0]: next(iter(named.values()))}
+        return tuple(named[name].detach().cpu().contiguous() for name in self.names)
+
+    @property
+    def answer(self) -> str:
+        """What to call the logits in a file that names what comes out of it: like none of the inputs."""
+        return "logits" if "logits" not in self.names else "logits_out"
 
     @property
     def varargs(self) -> bool:
@@ -83,6 +100,7 @@ def subject(model: nn.Module, example: Any) -> Subject:
     """
     if not isinstance(model, nn.Module):
         raise TensorTypeError(f"a network is a torch.nn.Module, not a {type(model).__name__}")
+    model = original(model)  # of a compiled network the one inside: files are compiled otherwise
     named = _named(example)
     by_name = isinstance(example, Mapping)
     rows = {name: len(tensor) if tensor.dim() else 0 for name, tensor in named.items()}
@@ -90,11 +108,12 @@ def subject(model: nn.Module, example: Any) -> Subject:
         told = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in named.items())
         raise ShapeError(f"the example is a batch: every input has the same number of rows, one or more; got {told}")
     try:
-        network = plain_copy(model).cpu().eval()
+        # Exporters write the layout of the weights into the file, and files are for inputs in the usual one.
+        network = plain_copy(model).cpu().eval().to(memory_format=torch.contiguous_format)
+        for parameter in network.parameters():
+            parameter.requires_grad_(False)
     except Exception as error:
         raise LimbeckError(f"{type(model).__name__} cannot be copied ({error}); an export works on a copy") from error
-    for parameter in network.parameters():
-        parameter.requires_grad_(False)
     inputs = tuple(_rows(tensor.detach().cpu(), _TRACED) for tensor in named.values())
     answers = _Answers(network, tuple(named) if by_name else None)
     try:
@@ -110,14 +129,8 @@ def subject(model: nn.Module, example: Any) -> Subject:
         ) from error
     if logits.dim() < 2 or len(logits) != _TRACED:
         raise ShapeError(f"logits are [batch, classes]; {type(model).__name__} gives {list(logits.shape)} for 2 rows")
-    direct = isinstance(output, Tensor) and not by_name and len(inputs) == 1 and not _takes_any(network)
+    direct = isinstance(output, Tensor) and not by_name and len(inputs) == 1 and not takes_any(network)
     return Subject(model, network, network if direct else answers, tuple(named), inputs, by_name)
-
-
-def _takes_any(network: nn.Module) -> bool:
-    """Whether the forward is written with ``*args``, which torch wants described otherwise."""
-    kinds = [parameter.kind for parameter in inspect.signature(network.forward).parameters.values()]
-    return inspect.Parameter.VAR_POSITIONAL in kinds
 
 
 def _named(inputs: Any) -> dict[str, Tensor]:
@@ -137,7 +150,7 @@ def _named(inputs: Any) -> dict[str, Tensor]:
 
 def _rows(tensor: Tensor, count: int) -> Tensor:
     """So many rows of a batch, from the front again where it has fewer."""
-    return tensor[torch.arange(count) % len(tensor)].clone()
+    return tensor[torch.arange(count) % len(tensor)].clone(memory_format=torch.contiguous_format)
 
 
 def trials(example: Sequence[Tensor]) -> Iterator[tuple[Tensor, ...]]:

@@ -31,7 +31,7 @@ def write(subject: Subject, folder: Path) -> dict[str, Any]:
                 dynamo=True,
                 dynamic_shapes=_open_rows(subject),
                 input_names=list(subject.names),
-                output_names=["logits"],
+                output_names=[subject.answer],
                 verbose=False,
             )
         except Exception as error:

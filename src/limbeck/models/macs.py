@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,28 @@ from torch.utils.flop_counter import FlopCounterMode
 from limbeck.batches import batch_size
 from limbeck.models.attention import slow_attention
 from limbeck.randomness import own_random_numbers
+
+
+def _of_vector(matrix: Any, vector: Any, *, out_shape: Any = None, **others: Any) -> int:
+    return 2 * math.prod(matrix)
+
+
+def _of_two(one: Any, other: Any, *, out_shape: Any = None, **others: Any) -> int:
+    return 2 * math.prod(one)
+
+
+def _of_three(left: Any, weight: Any, right: Any, *given: Any, out_shape: Any = None, **others: Any) -> int:
+    # A bilinear layer: [batch, 1, in1, 1], [1, out, in1, in2] and [batch, 1, 1, in2], each but for its own dimensions of one.
+    rows = left[0] if left else 1
+    return 2 * rows * math.prod(weight)
+
+
+# Products that torch's counter does not know: operations (two for a MAC) from shapes.
+_PRODUCTS: dict[Any, Any] = {
+    torch.ops.aten.mv: _of_vector,
+    torch.ops.aten.dot: _of_two,
+    torch.ops.aten._trilinear: _of_three,
+}
 
 
 def count_macs(model: nn.Module, inputs: Any) -> int:
@@ -33,7 +56,7 @@ def count_macs(model: nn.Module, inputs: Any) -> int:
         as_found(model),
         slow_attention(),
         torch.no_grad(),
-        FlopCounterMode(display=False) as counter,
+        FlopCounterMode(display=False, custom_mapping=_PRODUCTS) as counter,
     ):
         model.eval()
         with _recurrent(model, counter) as extra:
@@ -72,9 +95,10 @@ def _recurrent(model: nn.Module, counter: FlopCounterMode) -> Iterator[list[floa
     def before(part: nn.Module, args: tuple[Any, ...]) -> None:
         seen.append(counter.get_total_flops())
 
-    def after(part: nn.RNNBase, args: tuple[Any, ...], output: Any) -> None:
-        packed = isinstance(args[0], nn.utils.rnn.PackedSequence)
-        steps = args[0].data.shape[0] if packed else args[0].shape[:-1].numel()  # time steps of all samples
+    def after(part: nn.RNNBase, args: tuple[Any, ...], named: Mapping[str, Any], output: Any) -> None:
+        given = args[0] if args else named["input"]
+        packed = isinstance(given, nn.utils.rnn.PackedSequence)
+        steps = given.data.shape[0] if packed else given.shape[:-1].numel()  # time steps of all samples
         wide = 2 if part.bidirectional else 1
         out = part.proj_size or part.hidden_size
         per_step = 0
@@ -85,7 +109,11 @@ def _recurrent(model: nn.Module, counter: FlopCounterMode) -> Iterator[list[floa
         extra.append(steps * per_step - (counter.get_total_flops() - seen.pop()) / 2)
 
     parts = [part for part in model.modules() if isinstance(part, nn.RNNBase)]
-    hooks = [h for part in parts for h in (part.register_forward_pre_hook(before), part.register_forward_hook(after))]
+    hooks = [
+        h
+        for part in parts
+        for h in (part.register_forward_pre_hook(before), part.register_forward_hook(after, with_kwargs=True))
+    ]
     try:
         yield extra
     finally:

@@ -38,11 +38,12 @@ def _given(work: Work, seed: int) -> None:
     begin = 0  # on the shelf before the first stage
     for name, blueprint in work.recipe.models.items():
         if blueprint.weights and name not in work.record["models"]:
+            model = work.model(name, begin, seed)  # a file that is not there any more is told here
             work.record["models"][name] = {
                 "network": blueprint.name,
                 "weights": blueprint.weights,
                 "sha256": hashlib.sha256(Path(blueprint.weights).read_bytes()).hexdigest()[:12],
-                "cost": cost_of(work, work.model(name, begin, seed)),
+                "cost": cost_of(work, model),
                 "test": metrics(*work.tested(name, begin, seed)),
             }
 

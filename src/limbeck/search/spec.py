@@ -86,7 +86,8 @@ class Range:
 
     def samples(self) -> list[float | int]:
         """Some values, for a first look."""
-        return [self.read(self.low), self.read(self.high)]
+        middle = math.sqrt(self.low * self.high) if self.log else (self.low + self.high) / 2
+        return [self.read(value) for value in (self.low, middle, self.high)]
 
     def count(self) -> float:
         """How many values there are."""

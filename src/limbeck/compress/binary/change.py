@@ -15,12 +15,13 @@ from limbeck.compress.answers import tensors
 from limbeck.compress.binary.layers import KINDS, BinaryConv, BinaryLinear, Form
 from limbeck.compress.binary.packing import packed_bytes
 from limbeck.compress.finished import require_unfinished
+from limbeck.compress.kinds import ASKED, Stand, asked_about
 from limbeck.compress.statistics import Recalibration, recalibrated
 from limbeck.compress.structure import no_longer_of_the_zoo
-from limbeck.compress.trial import require_runs, require_trainable
+from limbeck.compress.trial import require_finite, require_runs, require_trainable
 from limbeck.compressor import silent, tell
 from limbeck.data.iterables import Batches
-from limbeck.errors import HyperParameterError, LimbeckError, NameUnknown, NonFiniteError, listed, unknown
+from limbeck.errors import HyperParameterError, LimbeckError, NameUnknown, listed, unknown
 from limbeck.models.swap import copied, refer_anew
 from limbeck.models.weights import packed
 from limbeck.randomness import own_random_numbers
@@ -86,10 +87,14 @@ def binarize(
     model = original(model)
     require_unfinished(model, "Binarize")
     _require_real(model)
+    require_finite(model)
     require_runs(model, example)
     ran = _watched(copied(model), example)  # a forward may keep something: a count, what it saw last
     plan = _planned(model, ran, ends=ends, keep=keep, fewest=fewest)
-    plan = _without(plan, _read_elsewhere(model, plan.chosen, example), model, ends)
+    read = _read_elsewhere(model, plan.chosen, example)
+    plan = _without(plan, dict.fromkeys(read, "its weight is also read outside of the layer"), model, ends)
+    asked = asked_about(model, plan.chosen, example, Stand)
+    plan = _without(plan, dict.fromkeys(asked, ASKED), model, ends)
     new = copied(model)
     silent(new)
     no_longer_of_the_zoo(new)
@@ -121,14 +126,6 @@ def _require_real(model: nn.Module) -> None:
             f"{title(model)} is binary already ({', '.join(already[:3])}{' ...' if len(already) > 3 else ''}); binarize the network "
             "that it was made of"
         )
-    for name, part in model.named_modules():
-        for own, value in part.named_parameters(recurse=False):
-            if isinstance(part, _WEIGHTED) and not bool(torch.isfinite(value).all()):
-                nan, inf = int(value.isnan().sum()), int(value.isinf().sum())
-                raise NonFiniteError(
-                    f"{f'{name}.' if name else ''}{own} is non-finite: it holds {nan} NaN and {inf} inf among {value.numel()} values, and "
-                    "signs would hide them; use weights from before the training went wrong"
-                )
 
 
 def _watched(model: nn.Module, example: Any) -> _Run:
@@ -175,15 +172,16 @@ def _watched(model: nn.Module, example: Any) -> _Run:
 
 
 def _planned(model: nn.Module, ran: _Run, *, ends: bool, keep: tuple[str, ...], fewest: int) -> _Plan:
-    parts = dict(model.named_modules())
+    parts, every = dict(model.named_modules()), dict(model.named_modules(remove_duplicate=False))
     weighted = [name for name, part in parts.items() if isinstance(part, _WEIGHTED)]
     for name in keep:
-        if name not in parts:
+        if name not in every:
             raise NameUnknown(unknown("layer", name, weighted, title(model)))
-        if not any(_within(layer, name) for layer in weighted):
+        if not any(isinstance(part, _WEIGHTED) for part in every[name].modules()):
             raise HyperParameterError(
                 f"keep = {name!r}: neither a layer with weights nor a part of the network that has such"
             )
+    kept = {part for name in keep for part in every[name].modules()}  # by whichever of its names
     tied = _tied(model)
     first, last = (ran.order[0], ran.order[-1]) if ran.order else ("", "")
     chosen, left = [], dict[str, str]()
@@ -192,7 +190,7 @@ def _planned(model: nn.Module, ran: _Run, *, ends: bool, keep: tuple[str, ...], 
             reason = "not called with the example: fused into another module, or unused"
         elif not ends and name in (first, last):
             reason = f"the {'first' if name == first else 'last'} layer"
-        elif any(_within(name, kept) for kept in keep):
+        elif parts[name] in kept:
             reason = "in keep"
         else:
             reason = _unfit(parts[name], tied, fewest)
@@ -235,9 +233,9 @@ def _fill(layer: nn.Module, value: Tensor | None) -> None:
         layer.weight.fill_(math.nan) if value is None else layer.weight.copy_(value)
 
 
-def _without(plan: _Plan, names: Iterable[str], model: nn.Module, ends: bool) -> _Plan:
-    """The plan less some layers."""
-    left = plan.left | dict.fromkeys(names, "its weight is also read outside of the layer")
+def _without(plan: _Plan, reasons: dict[str, str], model: nn.Module, ends: bool) -> _Plan:
+    """The plan less some layers, which have a reason each."""
+    left = plan.left | reasons
     chosen = tuple(name for name in plan.chosen if name not in left)
     if not chosen:
         raise LimbeckError(_nothing(title(model), left, ends))

@@ -15,6 +15,7 @@ from limbeck.compress.int8.needs import quiet
 from limbeck.errors import LimbeckError, ShapeError
 from limbeck.models.attention import plain_attention
 from limbeck.randomness import own_random_numbers
+from limbeck.taps import takes_any
 
 _SHOWN = 6  # lines of torch's message
 _aten = torch.ops.aten
@@ -40,7 +41,7 @@ def exported(model: nn.Module, example: Any, *, strict: bool = True) -> tuple[to
     inputs = two_rows(example)
     failures: list[Exception] = []
     for least in (1, 2):
-        args, kwargs, shapes = _call(inputs, torch.export.Dim("batch", min=least))
+        args, kwargs, shapes = _call(model, inputs, torch.export.Dim("batch", min=least))
         try:
             # torch prints the whole graph to stderr where a forward branches on values; the error below says it in a line
             with quiet(), own_random_numbers(), plain_attention(), redirect_stderr(StringIO()):
@@ -50,13 +51,13 @@ def exported(model: nn.Module, example: Any, *, strict: bool = True) -> tuple[to
     raise LimbeckError(_explain(model, failures[0])) from failures[0]
 
 
-def _call(inputs: Any, batch: Any) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
+def _call(model: nn.Module, inputs: Any, batch: Any) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
     """Arguments for torch.export, with the first dimension of every tensor free."""
     free = {0: batch}
     if isinstance(inputs, Mapping):
         shapes = {key: free if _has_rows(value) else None for key, value in inputs.items()}
         return (), dict(inputs), shapes
-    return (inputs,), {}, (free,)
+    return (inputs,), {}, ((free,),) if takes_any(model) else (free,)
 
 
 def _has_rows(value: Any) -> bool:

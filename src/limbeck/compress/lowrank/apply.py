@@ -12,6 +12,7 @@ from limbeck.batches import batch_size, resized
 from limbeck.compress.answers import tensors
 from limbeck.compress.cost import Latency, latency
 from limbeck.compress.finished import require_unfinished
+from limbeck.compress.kinds import ASKED, asked_about
 from limbeck.compress.lowrank.choose import wishes
 from limbeck.compress.lowrank.exchange import exchange
 from limbeck.compress.lowrank.fold import product
@@ -46,10 +47,14 @@ def factorized(model: nn.Module, example: Any, calibration: Iterable[Any], how: 
     _check_names(new, how, able)
     before, calls = watched(new, example)
     _require_finite(before, f"the output of this {title(model)} on the example, before anything was changed,")
-    reasons = {name: why for name, why in left_alone(new).items() if _meant(name, how)}
-    names = [name for name in able if _meant(name, how) and name not in reasons]
+    meant = _meant(new, how)
+    reasons = {name: why for name, why in left_alone(new).items() if name in meant}
+    names = [name for name in able if name in meant and name not in reasons]
     names = [name for name in names if kinds_of(new.get_submodule(name), how.kind)]
     reasons |= dict.fromkeys((name for name in names if not calls[name]), _NOT_RUN)
+    asked = asked_about(new, [name for name in names if calls[name]], example, nn.Sequential)
+    reasons |= dict.fromkeys(asked, ASKED)
+    names = [name for name in names if name not in asked]
     layers = [_layer(new, name, calls) for name in names if calls[name]]
     batch, whole = batch_size(example), count_macs(new, example)
     others = whole * batch - sum(dense_macs(layer) for layer in layers)
@@ -66,8 +71,8 @@ def factorized(model: nn.Module, example: Any, calibration: Iterable[Any], how: 
             others_for[layer.module] = made
     new = exchange(new, others_for)
 
-    error = _difference(new, example, before)
     require_trainable(new, original(model), example)
+    error = _difference(new, example, before)
     if how.recalibrate and others_for:
         notes += recalibrated(new, calibration).notes
     macs = count_macs(new, example)
@@ -98,27 +103,25 @@ def _able(model: nn.Module) -> list[str]:
 
 def _check_names(model: nn.Module, how: Factorize, able: Sequence[str]) -> None:
     """Refuse names that the network does not have, and `layers` with nothing in them."""
-    parts = {name: part for name, part in model.named_modules() if name}
+    parts = {name: part for name, part in model.named_modules(remove_duplicate=False) if name}
+    inside = set(map(model.get_submodule, able))
     for field, given in (("layer", how.layers), ("layer to ignore", how.ignore)):
         for name in given:
             if name not in parts:
                 raise NameUnknown(unknown(field, name, parts, title(model)))
     for name in how.layers:
-        if not any(_within(inner, name) for inner in able):
+        if not any(part in inside for part in parts[name].modules()):
             raise HyperParameterError(
                 f"layers: {name!r} is a {type(parts[name]).__name__} without nn.Linear and nn.Conv2d, which alone can "
                 f"be factorized; there are: {', '.join(able[:20])}"
             )
 
 
-def _meant(name: str, how: Factorize) -> bool:
-    """Whether `layers` and `ignore` leave a layer in question."""
-    named = not how.layers or any(_within(name, outer) for outer in how.layers)
-    return named and not any(_within(name, outer) for outer in how.ignore)
-
-
-def _within(name: str, outer: str) -> bool:
-    return name == outer or name.startswith(f"{outer}.")
+def _meant(model: nn.Module, how: Factorize) -> set[str]:
+    """Names of what `layers` and `ignore` leave in question; they may call a part by any of its names."""
+    named = {part for outer in how.layers for part in model.get_submodule(outer).modules()}
+    ignored = {part for outer in how.ignore for part in model.get_submodule(outer).modules()}
+    return {name for name, part in model.named_modules() if (not how.layers or part in named) and part not in ignored}
 
 
 def _layer(model: nn.Module, name: str, calls: Mapping[str, Sequence[Any]]) -> Layer:
@@ -200,17 +203,14 @@ def _require_finite(output: Any, what: str) -> None:
 
 def _difference(new: nn.Module, example: Any, before: Any) -> float:
     """How far the new network's output is from the old one's on the example, relative to it."""
-    try:
-        after = output_of(new, example)
-    except AttributeError as error:
-        raise LimbeckError(
-            f"the factorized network does not run: {error}. It reads something of a layer directly that a row of layers "
-            "does not have; name that layer in ignore"
-        ) from error
+    after = output_of(new, example)
     _require_finite(after, "the output of the factorized network on the example")
-    pairs = [
-        (a.double(), b.double()) for a, b in zip(tensors(after), tensors(before), strict=True) if a.is_floating_point()
-    ]
+    now, then = tensors(after), tensors(before)
+    if [t.shape for t in now] != [t.shape for t in then]:
+        raise LimbeckError(
+            "the network answers with other tensors from one call to the next, so nothing can be compared"
+        )
+    pairs = [(a.double(), b.double()) for a, b in zip(now, then, strict=True) if a.is_floating_point()]
     distance = sum(float((a - b).square().sum()) for a, b in pairs) ** 0.5
     length = sum(float(b.square().sum()) for _, b in pairs) ** 0.5
     return distance / length if length else distance

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from limbeck.compress.lowrank.exchange import exchange
 from limbeck.errors import HyperParameterError, NameUnknown, unknown
 from limbeck.models.bottleneck import Bottleneck
 from limbeck.models.bottleneck import fold as fold_bottleneck
-from limbeck.models.swap import blank
+from limbeck.models.swap import blank, copied
 from limbeck.taps import title
 
 _NAMES = (("down", "up"), ("down", "core", "up"), ("vertical", "horizontal"), ("depthwise", "pointwise"))
@@ -46,12 +45,19 @@ def fold(model: nn.Module, layers: Sequence[str] = ()) -> nn.Module:
     """
     if isinstance(layers, str):
         raise HyperParameterError(f"layers = {layers!r}: a list of names, such as [{layers!r}]")
-    new = copy.deepcopy(model)
-    found = {name: part for name, part in new.named_modules() if isinstance(part, Bottleneck) or is_row(part)}
+    new = copied(model)
+    found = _rows(new)
     for name in layers:
         if name not in found:
             raise NameUnknown(unknown("factorized layer", name, found, title(model)))
-    return exchange(new, {part: dense(part) for name, part in found.items() if not layers or name in layers})
+    new = exchange(new, {part: dense(part) for name, part in found.items() if not layers or name in layers})
+    while not layers and (found := _rows(new)):  # what was factorized twice
+        new = exchange(new, {part: dense(part) for part in found.values()})
+    return new
+
+
+def _rows(model: nn.Module) -> dict[str, nn.Module]:
+    return {name: part for name, part in model.named_modules() if isinstance(part, Bottleneck) or is_row(part)}
 
 
 def is_row(part: nn.Module) -> bool:

@@ -77,10 +77,16 @@ def weakened(rank: int, full: int, weaken: float) -> int:
 
 
 def _lowest(f: Callable[[float], float], low: float, high: float, points: int = 100) -> float:
-    """Where a function of one number is lowest: by golden section about the best of a grid, as it may have dips."""
+    """Where a function of one number is lowest: by golden section about every dip of a grid, the deepest counts."""
     step = (high - low) / points
-    best = min((low + i * step for i in range(points + 1)), key=f)
-    low, high = max(low, best - step), min(high, best + step)
+    grid = [low + i * step for i in range(points + 1)]
+    heights = [math.inf, *map(f, grid), math.inf]
+    dips = [grid[i] for i in range(points + 1) if heights[i] >= heights[i + 1] <= heights[i + 2]]
+    return min((_golden(f, max(low, dip - step), min(high, dip + step)) for dip in dips), key=f)
+
+
+def _golden(f: Callable[[float], float], low: float, high: float) -> float:
+    """Where a function with one dip is lowest."""
     golden = (math.sqrt(5) - 1) / 2
     left, right = high - golden * (high - low), low + golden * (high - low)
     at_left, at_right = f(left), f(right)

@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize
 from limbeck.compress.binary.layers import KINDS
 from limbeck.compress.finished import require_unfinished
 from limbeck.compress.masking.parts import Masked
-from limbeck.compress.trial import require_runs
+from limbeck.compress.trial import require_finite, require_runs
 from limbeck.errors import LimbeckError, NameUnknown, NonFiniteError, listed, unknown
 from limbeck.models.swap import copied
 
@@ -104,6 +104,7 @@ def find(model: nn.Module, example: Any, *, skip: Iterable[str] = ()) -> Layers:
             continue
         _require_finite(path, module.weight)  # type: ignore[arg-type]
         modules[path] = module
+    require_finite(model)
     if not modules:
         left = f"; left out: {', '.join(skipped)}" if skipped else ""
         raise LimbeckError(f"{type(model).__name__} has no convolution and no linear layer to mask{left}")

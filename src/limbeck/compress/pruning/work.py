@@ -18,10 +18,10 @@ from limbeck.compress.pruning.select import Row, checked, row_of
 from limbeck.compress.pruning.surgery import masked
 from limbeck.compress.pruning.targets import touches, within
 from limbeck.compress.pruning.ways import Way, made, way
-from limbeck.compress.trial import require_trainable, smallest
+from limbeck.compress.trial import require_finite, require_trainable, smallest
 from limbeck.compressor import silent, tell
 from limbeck.data.iterables import Batches
-from limbeck.errors import LimbeckError, NameUnknown, NonFiniteError, listed, unknown
+from limbeck.errors import LimbeckError, NameUnknown, listed, unknown
 from limbeck.models.macs import count_macs
 from limbeck.randomness import base_seed
 from limbeck.taps import original as unwrapped
@@ -80,7 +80,7 @@ def _judged(
     told: Prune, model: nn.Module, original: nn.Module, example: Any, calibration: Batches
 ) -> tuple[Judged, dict[str, str]]:
     """The network with scores for what may go of it, and layer -> why it is left whole."""
-    _finite(model)
+    require_finite(model)
     whole = channel_graph(original, example)
     wanted = _chosen(told, original, whole.groups)
     left, same, spent = whole.left, wanted, list[Group]()
@@ -101,12 +101,6 @@ def _judged(
     rows += [Row(name, size, bases[name], least=size) for name, size in have.items()]
     scores = {**checked(groups, scores), **{name: torch.zeros(size) for name, size in have.items()}}
     return Judged(model, original, groups, rows, scores, example, calibration), {**left, **unjudged}
-
-
-def _finite(model: nn.Module) -> None:
-    for name, tensor in model.named_parameters():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise NonFiniteError(f"the weights {name!r} are non-finite, so no channel of this network can be judged")
 
 
 # -- which groups ---------------------------------------------------------------------------------------
