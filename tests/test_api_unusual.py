@@ -215,8 +215,18 @@ def factorized(out: Path, model: nn.Module, **others: Any) -> nn.Module:
 def test_a_folder_knows_the_settings_of_the_layers(tmp_path: Path, other: dict[str, Any]) -> None:
     factorized(tmp_path / "c", pictures())
     factorized(tmp_path / "c", pictures())
-    with pytest.raises(RunFolderError, match="holds another chain: a layer of its model has other settings"):
+    with pytest.raises(RunFolderError, match="holds another chain: a layer of its networks has other settings"):
         factorized(tmp_path / "c", pictures(**other))
+
+
+def test_a_folder_knows_the_settings_of_another_student(tmp_path: Path) -> None:
+    def run(rate: float) -> None:
+        step = lk.Tune(epochs=1, student=pictures(rate=rate))
+        lk.compress(pictures(), step, IMAGES, out=tmp_path / "c", **QUIET)
+
+    run(0.1)
+    with pytest.raises(RunFolderError, match=r"its step 1 is|a layer of its networks"):
+        run(0.5)
 
 
 def test_a_folder_knows_the_example(tmp_path: Path) -> None:

@@ -34,11 +34,12 @@ def require_same(setting: Setting, chain: Sequence[Any]) -> None:
     """
     folder = setting.job.folder
     assert folder is not None  # asked for by who calls
+    parts = networks(setting.begun, setting.teacher, chain)
     told = {
         "steps": [repr(step) for step in chain],
         "seed": setting.job.seed,
-        **networks(setting.begun, setting.teacher, chain),
-        "layers": _of_layers(setting.begun),
+        **{name: of_network(part) for name, part in parts.items()},
+        "layers": _of_layers(parts),
         **samples(chain, setting.calibration),
         "example": _form(setting.example),
     }
@@ -50,12 +51,12 @@ def require_same(setting: Setting, chain: Sequence[Any]) -> None:
         raise RunFolderError(f"{folder} holds another chain: {apart}; choose another out")
 
 
-def networks(model: nn.Module, teacher: nn.Module | None, chain: Sequence[Any]) -> dict[str, str]:
-    """A print of every network that a chain begins with, by what it is there."""
+def networks(model: nn.Module, teacher: nn.Module | None, chain: Sequence[Any]) -> dict[str, nn.Module]:
+    """Every network that a chain begins with, by what it is there."""
     found = {"model": model, "teacher": teacher}
     for place, step in enumerate(chain, 1):
         found |= {f"{one.name} of step {place}": getattr(step, one.name) for one in fields(step)}
-    return {name: of_network(one) for name, one in found.items() if isinstance(one, nn.Module)}
+    return {name: original(one) for name, one in found.items() if isinstance(one, nn.Module)}
 
 
 def samples(chain: Sequence[Any], calibration: Iterable[Batch]) -> dict[str, str]:
@@ -115,7 +116,7 @@ def _apart(kept: Mapping[str, Any], told: Mapping[str, Any]) -> str | None:
         return f"its seed is {kept.get('seed')}, this one's {told['seed']}"
     if "model" not in kept:  # older versions kept nothing of what a chain was made from
         return None
-    for name in dict.fromkeys([*told, *kept]):
+    for name in sorted(dict.fromkeys([*told, *kept]), key=lambda name: name in _LATER):
         if kept.get(name) != told.get(name) and not (name in _LATER and name not in kept):
             if name not in kept or name not in told:
                 return f"it has {'a' if name in kept else 'no'} {name}, this one {'a' if name in told else 'none'}"
@@ -125,22 +126,25 @@ def _apart(kept: Mapping[str, Any], told: Mapping[str, Any]) -> str | None:
                     "call; calibration= takes a list of batches)"
                 )
             if name == "layers":
-                return "a layer of its model has other settings than this one's (stride, padding, rate), or other parts are frozen"
+                return "a layer of its networks has other settings than in these (stride, padding, rate), or other parts are frozen"
             if name == "example":
                 return f"its example is {kept[name]}, this one's {told[name]}"
             return f"its {name} has other weights, or is built otherwise, than this one's"
     return None
 
 
-def _of_layers(model: nn.Module) -> str:
-    """A text that two networks share if torch's layers in them have the same settings and the same parts learn.
+def _of_layers(models: Mapping[str, nn.Module]) -> str:
+    """A text that networks share with others if torch's layers in them have the same settings and the same parts learn.
 
     Modules of other classes may keep what moves with every call, so only their learning counts.
     """
-    settings = {
-        path: attributes(part) for path, part in model.named_modules() if type(part).__module__.startswith("torch.nn.")
-    }
-    learns = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    settings = [
+        (name, path, attributes(part))
+        for name, model in models.items()
+        for path, part in model.named_modules()
+        if type(part).__module__.startswith("torch.nn.")
+    ]
+    learns = [(name, path) for name, model in models.items() for path, p in model.named_parameters() if p.requires_grad]
     return hashlib.sha256(json.dumps([settings, learns]).encode()).hexdigest()
 
 
