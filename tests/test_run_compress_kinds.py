@@ -353,9 +353,27 @@ def test_nothing_comes_after_a_quantized_program_in_a_recipe():
     found = checks.deep(config.read(text).recipe)
     assert any("Prune cannot change a network that Quantize made" in said for _, said in found)
     taught = MLP + f"- {{kind: distill, name: worse, student: few, teacher: original, method: kd, {T}}}\n"
-    assert any(
-        "KD cannot change a network that Quantize made" in said for _, said in checks.deep(config.read(taught).recipe)
+    made = (
+        MLP
+        + f"- {{kind: distill, name: worse, student: {{from: original, quantize: {{}}}}, teacher: original, method: kd, {T}}}\n"
     )
+    for text in (taught, made):
+        ((place, said),) = [
+            (place, said) for place, said in checks.deep(config.read(text).recipe) if "KD cannot change" in said
+        ]
+        assert place[-1] == "student"
+        assert "a network that Quantize made" in said
+
+
+def test_a_student_made_by_a_compressor_that_trains_is_told_where_it_stands():
+    text = (
+        MLP
+        + f"- {{kind: distill, name: worse, student: {{from: original, lottery_ticket: {{}}}}, teacher: original, method: kd, {T}}}\n"
+    )
+    with pytest.raises(
+        RecipeError, match=r"stages\[\d+\].student: LotteryTicket as it is set here trains between its steps"
+    ):
+        config.read(text)
 
 
 def test_masks_are_written_out_where_integers_are_made():

@@ -34,6 +34,7 @@ from limbeck.recipe import (
     Recipe,
     Stage,
     Together,
+    Train,
     cast_of,
     course_of,
     planned,
@@ -71,7 +72,8 @@ def against_data(recipe: Recipe, splits: Splits) -> list[tuple[Path, str]]:
 
     found: list[tuple[Path, str]] = []
     for index, stage in enumerate(recipe.stages):
-        if (rows := getattr(stage, "rows", None)) is not None:  # of a training, or of a compressor that trains
+        trains = isinstance(stage, Fitted) or (isinstance(stage, Compress) and course_of(stage) is not None)
+        if trains and (rows := getattr(stage, "rows", None)) is not None:
             try:
                 require_subset(splits.train, rows)
             except DataError as error:
@@ -186,6 +188,10 @@ def _rehearsed(
 ) -> list[tuple[Path, str]]:
     try:
         require_unfinished(models["student"], type(stage.method).__name__)
+    except LimbeckError as error:
+        key = {Train: "model", Together: "students"}.get(type(stage), "student")
+        return [((*place, key), str(error))]
+    try:
         rehearse(stage.method, models, _part_of(batch, stage.training), classes, stage.training.epochs)
     except NonFiniteError:
         pass  # made-up images through fresh weights prove nothing about real ones

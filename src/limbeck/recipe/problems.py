@@ -101,7 +101,11 @@ def _plan(recipe: Recipe) -> tuple[list[Planned], Found]:
         try:
             plan += [Planned(index, part) for part in expand(stage)]
         except LimbeckError as error:
-            broken.append((("stages", index, "how" if isinstance(stage, Compress) else "method"), str(error)))
+            made = getattr(stage, "student", None)
+            key = "how" if isinstance(stage, Compress) else "method"
+            if isinstance(made, Made) and is_course(made.how):
+                key = "student"
+            broken.append((("stages", index, key), str(error)))
     return plan, broken
 
 
