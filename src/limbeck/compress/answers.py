@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
+
+from limbeck.models.macs import as_found
+from limbeck.randomness import own_random_numbers
+from limbeck.taps import call
 
 
 def tensors(output: Any) -> list[Tensor]:
@@ -20,3 +25,11 @@ def tensors(output: Any) -> list[Tensor]:
         part for leaf in leaves if not isinstance(leaf, Tensor) for part in getattr(leaf, "__dict__", {}).values()
     ]
     return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+
+
+def output_of(model: nn.Module, example: Any) -> Any:
+    """What a model answers in evaluation mode, uncompiled and always with the same random numbers; everything is put back."""
+    with as_found(model), torch.no_grad(), own_random_numbers(), torch.compiler.set_stance("force_eager"):
+        torch.manual_seed(0)
+        model.eval()
+        return call(model, example)

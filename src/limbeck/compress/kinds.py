@@ -9,11 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.batches import changed
-from limbeck.compress.answers import tensors
-from limbeck.models.macs import as_found
-from limbeck.models.swap import copied, refer_anew
-from limbeck.randomness import own_random_numbers
-from limbeck.taps import call
+from limbeck.compress.answers import output_of, tensors
+from limbeck.models.swap import copied, exchange
 
 ASKED = "the forward asks what kind of layer it is, or what it has, and would compute something else with another in its place"
 
@@ -46,14 +43,9 @@ def asked_about(
 
     def alike(some: Sequence[str]) -> bool:
         new = copied(model)
-        others = {part: stand(part) for part in map(new.get_submodule, some)}
-        for path, part in list(new.named_modules(remove_duplicate=False)):
-            if part in others and path:
-                outer, _, own = path.rpartition(".")
-                setattr(new.get_submodule(outer), own, others[part])
-        refer_anew(new, others)
+        new = exchange(new, {part: stand(part) for part in map(new.get_submodule, some)})
         try:
-            return _same(before, _answers(others.get(new, new), example))
+            return _same(before, _answers(new, example))
         except Exception:  # it reads something of the layer that what stands there does not have
             return False
 
@@ -84,11 +76,7 @@ class Stand(nn.Module):
 
 
 def _answers(model: nn.Module, example: Any) -> list[Tensor]:
-    """What the model answers in eval mode, always with the same random numbers."""
-    with as_found(model), torch.no_grad(), own_random_numbers(), torch.compiler.set_stance("force_eager"):
-        torch.manual_seed(0)
-        model.eval()
-        return tensors(call(model, changed(example, Tensor.clone)))  # a forward may write into its inputs
+    return tensors(output_of(model, changed(example, Tensor.clone)))  # a forward may write into its inputs
 
 
 def _same(before: Sequence[Tensor], after: Sequence[Tensor]) -> bool:

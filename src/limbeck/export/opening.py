@@ -54,7 +54,7 @@ class Opened:
                 f"{self.folder} takes {', '.join(str(['batch', *shape]) for shape in wanted)}; "
                 f"got {', '.join(str(list(tensor.shape)) for tensor in inputs) or 'nothing'}"
             )
-        if len({len(tensor) for tensor in inputs}) != 1 or not len(inputs[0]):
+        if len({tensor.shape[:1] for tensor in inputs}) != 1 or not inputs[0].dim() or not len(inputs[0]):
             raise ShapeError(
                 "a batch has one row or more, and every input as many; got "
                 + ", ".join(str(list(tensor.shape)) for tensor in inputs)

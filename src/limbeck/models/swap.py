@@ -78,6 +78,26 @@ def refer_anew(model: nn.Module, others: Mapping[nn.Module, nn.Module]) -> None:
                 part.__dict__[name] = anew(value)
 
 
+def exchange(model: nn.Module, others: Mapping[nn.Module, nn.Module]) -> nn.Module:
+    """Put other modules in the places of some, at every path where they stand; the model changes, and is returned.
+
+    >>> net = nn.Sequential(nn.ReLU(), nn.Flatten())
+    >>> exchange(net, {net[0]: nn.Tanh()})
+    Sequential(
+      (0): Tanh()
+      (1): Flatten(start_dim=1, end_dim=-1)
+    )
+    """
+    if model in others:
+        return others[model]
+    for path, part in list(model.named_modules(remove_duplicate=False)):
+        if part in others:
+            outer, _, name = path.rpartition(".")
+            setattr(model.get_submodule(outer), name, others[part])
+    refer_anew(model, others)
+    return model
+
+
 def swapped(model: nn.Module, change: Callable[[nn.Module], nn.Module | None]) -> tuple[nn.Module, int]:
     """A copy in which every module that `change` answers with another one is that other one.
 

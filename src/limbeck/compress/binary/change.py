@@ -22,7 +22,7 @@ from limbeck.compress.trial import require_finite, require_runs, require_trainab
 from limbeck.compressor import silent, tell
 from limbeck.data.iterables import Batches
 from limbeck.errors import HyperParameterError, LimbeckError, NameUnknown, listed, unknown
-from limbeck.models.swap import copied, refer_anew
+from limbeck.models.swap import copied, exchange
 from limbeck.models.weights import packed
 from limbeck.randomness import own_random_numbers
 from limbeck.taps import call, original, quiet, title
@@ -98,18 +98,18 @@ def binarize(
     new = copied(model)
     silent(new)
     no_longer_of_the_zoo(new)
-    made: dict[int, nn.Module] = {}
+    made: dict[nn.Module, nn.Module] = {}
     for path in plan.chosen:
         layer = new.get_submodule(path)
-        if id(layer) not in made:
-            made[id(layer)] = _binary(
+        if layer not in made:
+            made[layer] = _binary(
                 layer,
                 form=form,
                 real_input=path == plan.first,
                 norm_after=form == "bnn" and path not in ran.normed,
                 stochastic=stochastic,
             )
-    new = _replaced(new, made)
+    new = exchange(new, made)
     seen = recalibrated(new, calibration, batches=None)  # the network's own signals are others than before
     require_trainable(new, model, example)
     _report(new, model, plan, ran, form, seen)
@@ -309,19 +309,6 @@ def _binary(layer: nn.Module, *, form: Form, real_input: bool, norm_after: bool,
     new.to(layer.weight.device, layer.weight.dtype)
     new.weight, new.bias = layer.weight, layer.bias
     return new.train(layer.training)
-
-
-def _replaced(model: nn.Module, made: dict[int, nn.Module]) -> nn.Module:
-    """The model with new modules in the place of old ones, wherever an old one stands."""
-    if id(model) in made:
-        return made[id(model)]
-    olds = [part for part in model.modules() if id(part) in made]
-    for part in list(model.modules()):
-        for name, child in part._modules.items():
-            if child is not None and id(child) in made:
-                part._modules[name] = made[id(child)]
-    refer_anew(model, {old: made[id(old)] for old in olds})
-    return model
 
 
 # -- telling ---------------------------------------------------------------------------------------

@@ -9,15 +9,14 @@ import torch
 from torch import nn
 
 from limbeck.batches import batch_size, resized
-from limbeck.compress.answers import tensors
+from limbeck.compress.answers import output_of, tensors
 from limbeck.compress.cost import Latency, latency
 from limbeck.compress.finished import require_unfinished
 from limbeck.compress.kinds import ASKED, asked_about
 from limbeck.compress.lowrank.choose import wishes
-from limbeck.compress.lowrank.exchange import exchange
 from limbeck.compress.lowrank.fold import product
 from limbeck.compress.lowrank.layers import split
-from limbeck.compress.lowrank.look import Layer, left_alone, output_of, watched
+from limbeck.compress.lowrank.look import Layer, left_alone, watched
 from limbeck.compress.lowrank.options import Split, dense_macs, kinds_of
 from limbeck.compress.statistics import recalibrated
 from limbeck.compress.trial import require_runs, require_trainable
@@ -25,7 +24,7 @@ from limbeck.compressor import silent, tell
 from limbeck.data.iterables import Batches
 from limbeck.errors import HyperParameterError, LimbeckError, NameUnknown, NonFiniteError, unknown
 from limbeck.models.macs import count_macs
-from limbeck.models.swap import copied
+from limbeck.models.swap import copied, exchange
 from limbeck.taps import original, title
 
 if TYPE_CHECKING:

@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from limbeck.compress.lowrank.exchange import exchange
 from limbeck.errors import HyperParameterError, NameUnknown, unknown
 from limbeck.models.bottleneck import Bottleneck
 from limbeck.models.bottleneck import fold as fold_bottleneck
-from limbeck.models.swap import blank, copied
+from limbeck.models.swap import blank, copied, exchange
 from limbeck.taps import title
 
 _NAMES = (("down", "up"), ("down", "core", "up"), ("vertical", "horizontal"), ("depthwise", "pointwise"))

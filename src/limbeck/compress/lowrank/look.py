@@ -10,9 +10,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from limbeck.models.macs import as_found
-from limbeck.randomness import own_random_numbers
-from limbeck.taps import call
+from limbeck.compress.answers import output_of
 
 # They read the weights of their linear layers themselves, past these layers' own forward.
 _READERS = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
@@ -97,11 +95,3 @@ def watched(model: nn.Module, example: Any) -> tuple[Any, dict[str, list[Call]]]
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def output_of(model: nn.Module, example: Any) -> Any:
-    """What a model answers in evaluation mode, always with the same random numbers; everything is put back."""
-    with as_found(model), torch.no_grad(), own_random_numbers():
-        torch.manual_seed(0)
-        model.eval()
-        return call(model, example)

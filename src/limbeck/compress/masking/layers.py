@@ -15,7 +15,7 @@ from limbeck.compress.binary.layers import KINDS
 from limbeck.compress.finished import require_unfinished
 from limbeck.compress.masking.parts import Masked
 from limbeck.compress.trial import require_finite, require_runs
-from limbeck.errors import LimbeckError, NameUnknown, NonFiniteError, listed, unknown
+from limbeck.errors import LimbeckError, NameUnknown, listed, unknown
 from limbeck.models.swap import copied
 
 MASKABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -102,7 +102,6 @@ def find(model: nn.Module, example: Any, *, skip: Iterable[str] = ()) -> Layers:
         if path not in ran:
             notes.append(f"{path} has no mask: the example does not call it")
             continue
-        _require_finite(path, module.weight)  # type: ignore[arg-type]
         modules[path] = module
     require_finite(model)
     if not modules:
@@ -146,11 +145,3 @@ def matching(patterns: Iterable[str], paths: Iterable[str]) -> list[str]:
             raise NameUnknown(unknown("layer", pattern, known, "this model"))
         found |= fits
     return [path for path in known if path in found]
-
-
-def _require_finite(path: str, weight: Tensor) -> None:
-    bad = int((~torch.isfinite(weight.detach())).sum())
-    if bad:
-        raise NonFiniteError(
-            f"{bad} of {weight.numel()} weights of {path or 'the model'} are non-finite; nothing to prune by"
-        )
