@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.errors import TapError
+from limbeck.hooks import hooked
 from limbeck.taps import call, original, quiet, title
 
 Pairs = tuple[tuple[str, str], ...]
@@ -45,12 +46,8 @@ def _events(model: nn.Module, inputs: Any) -> list[_Event]:
         return hook
 
     handles = [m.register_forward_hook(watch(name)) for name, m in model.named_modules() if name]
-    try:
-        with quiet(model), torch.compiler.set_stance("force_eager"):
-            call(model, inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with hooked(handles), quiet(model), torch.compiler.set_stance("force_eager"):
+        call(model, inputs)
     best: dict[int, _Event] = {}
     for event in events:
         if runs[event.name] > 1:

@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from limbeck.attention import plain_attention
 from limbeck.errors import TapError, unknown
+from limbeck.hooks import hooked
 from limbeck.phase import Seen
 
 
@@ -180,8 +182,11 @@ class Tapped(nn.Module):
 
     def _run(self, inputs: Any) -> Seen:
         self._seen, self._open = {}, True
+        # Hooks have to see every part, and tensors: without the fast path of torch's transformer layers, which compiling never takes.
+        plain = self.taps and not torch.compiler.is_compiling()
         try:
-            output = call(self.model, inputs)
+            with plain_attention() if plain else nullcontext():
+                output = call(self.model, inputs)
         except _Stop:
             output = None
         finally:
@@ -286,12 +291,10 @@ def capture(model: nn.Module, *taps: str) -> Iterator[dict[str, Tensor]]:
 
     handles = [inner.register_forward_pre_hook(begin), inner.register_forward_hook(end)]
     try:
-        with torch.compiler.set_stance("force_eager"):
+        with hooked(handles), torch.compiler.set_stance("force_eager"):
             yield seen
     finally:
         window.close()
-        for handle in handles:
-            handle.remove()
 
 
 def look(model: nn.Module, inputs: Any, taps: Sequence[str]) -> Seen:

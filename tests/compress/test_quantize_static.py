@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from limbeck import models
 from limbeck.compress.int8 import Quantized
+from limbeck.compress.int8.prepare import converted, prepared
 from limbeck.compress.quantize import Convert, Prepare, Quantize
 from limbeck.compressor import findings
 from limbeck.errors import HyperParameterError, LimbeckError, NameUnknown, NonFiniteError, WeightsError
@@ -293,6 +294,49 @@ def test_the_layers_of_an_encoder_are_seen(mode):
     assert drift(made, model, x) < 0.03
 
 
+class Causal(nn.Module):
+    """Attention that looks back only: minus infinity for what comes later, in a buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv, self.fc = nn.Linear(8, 24), nn.Linear(8, 3)
+        self.register_buffer("later", torch.full((5, 5), -math.inf).triu(1))
+
+    def forward(self, x):
+        q, k, v = self.qkv(x).chunk(3, -1)
+        return self.fc(((q @ k.transpose(1, 2) + self.later).softmax(-1) @ v).mean(1))
+
+
+@pytest.mark.parametrize("mode", ["static", "dynamic", "weights", "qat"])
+def test_a_mask_of_infinities_is_no_broken_weight(mode):
+    torch.manual_seed(0)
+    model, x = Causal().eval().requires_grad_(False), torch.randn(8, 5, 8)
+    if mode == "qat":
+        made = converted(prepared(model.requires_grad_(True), x, [Batch(x)]), x)
+    else:
+        made = Quantize(mode=mode)(model, example=x, calibration=[Batch(x)])
+    assert drift(made, model, x) < 0.03
+    assert set(made.facts["layers"]["int8"]) == {"qkv", "fc"}
+
+
+@pytest.mark.parametrize(
+    ("mode", "around"), [("static", "reflect"), ("static", "replicate"), ("static", "circular"), ("qat", "reflect")]
+)
+def test_convolutions_that_do_not_pad_with_zeros(mode, around):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1, padding_mode=around), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.Conv2d(8, 8, (1, 3), padding=(0, 1), padding_mode=around), nn.Flatten(), nn.Linear(288, 3),
+    ).eval()  # fmt: skip
+    x = torch.randn(8, 3, 6, 6)
+    if mode == "qat":
+        made = converted(prepared(model, x, [Batch(x)]), x)
+    else:
+        made = Quantize()(model, example=x, calibration=[Batch(x)])
+    assert drift(made, model.requires_grad_(False), x) < 0.03
+    assert made.facts["layers"] == {"int8": ["0", "3", "5"], "float": []}
+
+
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 @pytest.mark.parametrize("mode", ["static", "weights", "qat"])
 @pytest.mark.parametrize(
@@ -409,7 +453,7 @@ def test_what_is_missing_or_bad(net, batches):
     with torch.no_grad():
         bad.fc.weight[0, 0] = math.inf
     for mode in ("static", "weights"):
-        with pytest.raises(NonFiniteError, match=r"fc.weight of Sequential has 1 non-finite of 640 values"):
+        with pytest.raises(NonFiniteError, match=r"fc.weight is non-finite: it holds 0 NaN and 1 inf among 640 values"):
             Quantize(mode=mode)(bad, example=x, calibration=batches)
 
 

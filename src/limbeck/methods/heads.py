@@ -16,6 +16,7 @@ def last_linear(model: nn.Module, inputs: Any) -> str | None:
     import torch
 
     from limbeck import taps
+    from limbeck.hooks import hooked
     from limbeck.phase import logits_of
 
     model = taps.original(model)
@@ -26,12 +27,8 @@ def last_linear(model: nn.Module, inputs: Any) -> str | None:
 
     linear = [(name, m) for name, m in model.named_modules() if name and isinstance(m, torch.nn.Linear)]
     handles = [m.register_forward_hook(watch(name)) for name, m in linear]
-    try:
-        with taps.quiet(model), torch.compiler.set_stance("force_eager"):
-            logits = logits_of(taps.call(model, inputs))
-    finally:
-        for handle in handles:
-            handle.remove()
+    with hooked(handles), taps.quiet(model), torch.compiler.set_stance("force_eager"):
+        logits = logits_of(taps.call(model, inputs))
     for name, output in reversed(runs):
         # By its values: a flattening or a change of type may stand between the layer and the scores.
         same = output.numel() == logits.numel() and torch.equal(output.reshape(-1), logits.reshape(-1).to(output.dtype))

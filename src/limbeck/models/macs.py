@@ -11,8 +11,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from limbeck.attention import slow_attention
 from limbeck.batches import batch_size
-from limbeck.models.attention import slow_attention
+from limbeck.hooks import hooked
 from limbeck.randomness import own_random_numbers
 
 
@@ -114,8 +115,5 @@ def _recurrent(model: nn.Module, counter: FlopCounterMode) -> Iterator[list[floa
         for part in parts
         for h in (part.register_forward_pre_hook(before), part.register_forward_hook(after, with_kwargs=True))
     ]
-    try:
+    with hooked(hooks):
         yield extra
-    finally:
-        for hook in hooks:
-            hook.remove()

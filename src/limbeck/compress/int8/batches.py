@@ -65,14 +65,3 @@ def require_finite(what: str, inputs: Any) -> None:
     for name, value in (inputs if isinstance(inputs, Mapping) else {"inputs": inputs}).items():
         if isinstance(value, Tensor) and value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise NonFiniteError(f"{what}: {name!r} is non-finite; quantization ranges cannot be measured with it")
-
-
-def require_finite_weights(model: nn.Module) -> None:
-    """Refuse a network with NaN or infinity in its parameters or statistics."""
-    for name, value in [*model.named_parameters(), *model.named_buffers()]:
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            bad = int((~torch.isfinite(value)).sum())
-            raise NonFiniteError(
-                f"{name} of {type(model).__name__} has {bad} non-finite of {value.numel()} values; there is no range to "
-                "quantize. Train it again with a lower learning rate, or load other weights"
-            )

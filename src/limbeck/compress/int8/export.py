@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from limbeck.attention import plain_attention
 from limbeck.batches import batch_size
 from limbeck.compress.int8.needs import quiet
 from limbeck.errors import LimbeckError, ShapeError
-from limbeck.models.attention import plain_attention
 from limbeck.randomness import own_random_numbers
 from limbeck.taps import takes_any
 
@@ -83,6 +83,7 @@ def as_graph(program: torch.export.ExportedProgram) -> fx.GraphModule:
     with quiet():
         graph: Any = program.module()
     _padded_by_numbers(graph)
+    _padded_before(graph)
     return free_modes(graph)
 
 
@@ -106,13 +107,22 @@ def _padded_by_numbers(graph: fx.GraphModule) -> None:
             with quiet():
                 more.meta["val"] = torch.nn.functional.pad(x.meta["val"], zeros)
             more.meta["nn_module_stack"] = node.meta.get("nn_module_stack") or {}
-            more.meta["source_fn_stack"] = [
-                (more.name, torch.nn.functional.pad)
-            ]  # else torchao takes it for the convolution
+            _no_convolution(more)
             x = more
         node.target, node.args = _WORDED[node.target], (x, weight, bias, stride, [n // 2 for n in total], steps, groups)
         node.kwargs = {}
     graph.recompile()
+
+
+def _padded_before(graph: fx.GraphModule) -> None:
+    """Padding by reflection and its like, a part of torch's convolutions, as a step of its own before them."""
+    for node in graph.graph.find_nodes(op="call_function", target=_aten.pad.default):
+        _no_convolution(node)
+
+
+def _no_convolution(pad: fx.Node) -> None:
+    """Else torchao takes it for the convolution that it comes from."""
+    pad.meta["source_fn_stack"] = [(pad.name, torch.nn.functional.pad)]
 
 
 def free_modes(graph: fx.GraphModule) -> fx.GraphModule:

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from limbeck.batches import batch_size
 from limbeck.compress.binary.layers import KINDS
 from limbeck.compress.finished import computed, require_unfinished
-from limbeck.compress.int8.batches import calibrate, call, require_finite_weights
+from limbeck.compress.int8.batches import calibrate, call
 from limbeck.compress.int8.dead import remove_dead
 from limbeck.compress.int8.export import as_graph, exported, free_modes, two_rows
 from limbeck.compress.int8.layers import (
@@ -25,7 +25,7 @@ from limbeck.compress.int8.needs import quiet, require_installed
 from limbeck.compress.int8.program import Quantized, count
 from limbeck.compress.int8.resting import require_rest, set_graph
 from limbeck.compress.int8.static import finished
-from limbeck.compress.trial import require_runs
+from limbeck.compress.trial import require_finite, require_runs
 from limbeck.data.iterables import Batches
 from limbeck.errors import LimbeckError, ShapeError
 from limbeck.models.swap import copied
@@ -140,7 +140,7 @@ def _made(model: nn.Module, settings: Mapping[str, Any], example: Any, *, compar
     require_installed()
     require_unfinished(model, "Quantize")
     kept = left_alone(model, settings.get("skip", ()))
-    require_finite_weights(model)
+    require_finite(model)
     _require_plain_weights(model)
     require_runs(model, example)
     from torchao.quantization.pt2e.quantize_pt2e import prepare_qat_pt2e
@@ -193,7 +193,7 @@ def converted(model: nn.Module, example: Any) -> Quantized:
             f"{type(model).__name__} was not prepared for quantization-aware training; Convert takes what Prepare made"
         )
     require_installed()
-    require_finite_weights_of(model)
+    require_finite(model)  # its ranges, which begin at infinity, are neither weights nor statistics
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
     own = copied(model).eval()
@@ -201,15 +201,6 @@ def converted(model: nn.Module, example: Any) -> Quantized:
         graph = free_modes(convert_pt2e(own.body))
     remove_dead(graph)
     return finished(graph, model.least, example, mode="qat", parameters=count(model), padded=model.padded)
-
-
-def require_finite_weights_of(model: Prepared) -> None:
-    """As for other networks, but ranges that were never measured begin at infinity."""
-    names = {name for name, _ in model.named_parameters()}
-    shadow = nn.Module()
-    for index, name in enumerate(sorted(names)):
-        shadow.register_buffer(f"weight_{index}", model.get_parameter(name))
-    require_finite_weights(shadow)
 
 
 def _is_rounding(part: nn.Module) -> bool:

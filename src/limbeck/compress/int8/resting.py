@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_flatten
 
+from limbeck.attention import plain_attention
 from limbeck.compress.int8.export import mapped, two_rows
 from limbeck.compress.int8.layers import place
 from limbeck.compress.int8.needs import quiet
 from limbeck.errors import LimbeckError, listed
-from limbeck.models.attention import plain_attention
 from limbeck.models.macs import as_found
 from limbeck.randomness import own_random_numbers
 from limbeck.taps import call, title

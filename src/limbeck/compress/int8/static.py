@@ -9,7 +9,7 @@ import torch
 from torch import fx, nn
 
 from limbeck.compress.finished import require_unfinished
-from limbeck.compress.int8.batches import calibrate, require_finite_weights, run
+from limbeck.compress.int8.batches import calibrate, run
 from limbeck.compress.int8.dead import remove_dead
 from limbeck.compress.int8.export import as_graph, exported, free_modes
 from limbeck.compress.int8.layers import (
@@ -23,7 +23,7 @@ from limbeck.compress.int8.layers import (
 from limbeck.compress.int8.needs import quiet, require_installed
 from limbeck.compress.int8.program import Quantized, count, takes
 from limbeck.compress.plain import plain_copy
-from limbeck.compress.trial import require_runs
+from limbeck.compress.trial import require_finite, require_runs
 from limbeck.data.iterables import Batches
 from limbeck.errors import LimbeckError, listed
 from limbeck.randomness import own_random_numbers
@@ -37,7 +37,7 @@ def float_graph(model: nn.Module, example: Any, kept: Collection[str] = ()) -> t
         kept: the modules that stay in float, by all their paths (`limbeck.compress.int8.layers.left_alone`).
     """
     require_unfinished(model, "Quantize")
-    require_finite_weights(model)
+    require_finite(model)
     require_runs(model, example)
     own = plain_copy(model).eval()  # nothing is trained any more
     program, least = exported(own, example)

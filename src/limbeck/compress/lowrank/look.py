@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from limbeck.compress.answers import output_of
+from limbeck.hooks import hooked
 
 # They read the weights of their linear layers themselves, past these layers' own forward.
 _READERS = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
@@ -90,8 +91,5 @@ def watched(model: nn.Module, example: Any) -> tuple[Any, dict[str, list[Call]]]
         calls[parts[part]].append(Call(tuple(x.shape), tuple(output.shape), x.dtype, last))
 
     hooks = [part.register_forward_hook(note, with_kwargs=True) for part in parts]
-    try:
+    with hooked(hooks):
         return output_of(model, example), calls
-    finally:
-        for hook in hooks:
-            hook.remove()

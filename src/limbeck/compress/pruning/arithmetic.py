@@ -11,6 +11,7 @@ from limbeck.batches import batch_size
 from limbeck.compress.pruning.groups import Group
 from limbeck.compress.pruning.judging.inputs import first_input
 from limbeck.compress.pruning.labels import whole_groups
+from limbeck.hooks import hooked
 from limbeck.models.macs import as_found, count_macs
 from limbeck.taps import call
 
@@ -75,10 +76,6 @@ def _calls(model: nn.Module, inputs: Any) -> dict[str, tuple[float, int, int, bo
     hooks = [module.register_forward_hook(note(path), with_kwargs=True) for path, module in layers]
     import torch
 
-    try:
-        with as_found(model), torch.no_grad():
-            call(model.eval(), inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with hooked(hooks), as_found(model), torch.no_grad():
+        call(model.eval(), inputs)
     return found

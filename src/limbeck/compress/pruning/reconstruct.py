@@ -16,6 +16,7 @@ from limbeck.compress.pruning.judging.inputs import first_input, inputs_of
 from limbeck.compress.pruning.judging.reconstruction import PLACES
 from limbeck.compress.pruning.sampling import can_sample, dense, patches, places, responses
 from limbeck.errors import HyperParameterError, NameUnknown, unknown
+from limbeck.hooks import hooked
 from limbeck.models.swap import copied
 from limbeck.phase import Batch, seed_for
 from limbeck.randomness import own_random_numbers
@@ -184,11 +185,8 @@ def _answers(
             return hook
 
         handles = [module.register_forward_hook(watch(path), with_kwargs=True) for path, module in modules.items()]
-        try:
+        with hooked(handles):
             call(whole, batch.inputs)
-        finally:
-            for handle in handles:
-                handle.remove()
         for path, answer in seen.items():
             found[path].append(answer)
     return found

@@ -12,6 +12,7 @@ from limbeck.compress.pruning.groups import Group, Side
 from limbeck.compress.pruning.judging.inputs import first_input
 from limbeck.compress.pruning.labels import whole_groups
 from limbeck.errors import HyperParameterError, LimbeckError, NameUnknown, unknown
+from limbeck.hooks import hooked
 from limbeck.models.macs import as_found
 from limbeck.models.swap import copied
 from limbeck.randomness import own_random_numbers
@@ -65,14 +66,10 @@ def tell_norms(model: nn.Module, inputs: Any) -> None:
         alone = isinstance(module, nn.modules.instancenorm._InstanceNorm) and x.ndim == module._get_no_batch_dim()
         module.num_features = x.shape[0 if alone else 1]
 
-    handles = [m.register_forward_pre_hook(note, with_kwargs=True) for m in empty]
-    try:
-        if empty:
-            with as_found(model), own_random_numbers(), torch.no_grad():
-                call(model.eval(), inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    if empty:
+        handles = [m.register_forward_pre_hook(note, with_kwargs=True) for m in empty]
+        with hooked(handles), as_found(model), own_random_numbers(), torch.no_grad():
+            call(model.eval(), inputs)
 
 
 def masked(

@@ -18,13 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from limbeck.attention import slow_attention
 from limbeck.batches import changed
 from limbeck.compress.answers import tensors
 from limbeck.compress.pruning.groups import Group
 from limbeck.compress.pruning.members import filters_of
 from limbeck.compress.pruning.surgery import masked, removed
 from limbeck.errors import LimbeckError
-from limbeck.models.attention import slow_attention
 from limbeck.models.swap import copied
 from limbeck.randomness import own_random_numbers
 from limbeck.taps import call

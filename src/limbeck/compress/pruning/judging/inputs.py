@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from limbeck.compress.pruning.groups import Group, Member
+from limbeck.hooks import hooked
 
 Found = dict[str, Tensor]  # scores by the name of the group
 Reasons = dict[str, str]  # ... and why there are none
@@ -32,12 +33,8 @@ def inputs_of(watched: Mapping[str, nn.Module], see: Callable[[str, Tensor], Ten
 
         return hook
 
-    handles = [layer.register_forward_pre_hook(watch(name), with_kwargs=True) for name, layer in watched.items()]
-    try:
+    with hooked(layer.register_forward_pre_hook(watch(name), with_kwargs=True) for name, layer in watched.items()):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def unseen(
