@@ -218,3 +218,36 @@ def test_predict_with_a_network_in_half_precision(tmp_path: Path, capsys: pytest
     Image.new("RGB", (8, 8), "red").save(tmp_path / "red.png")
     assert main(["predict", str(tmp_path / "e"), str(tmp_path / "red.png")]) == 0
     assert "%" in capsys.readouterr().out
+
+
+# -- how many rows -------------------------------------------------------------------------------
+
+
+class Counting(nn.Module):
+    """Sums that know how many there are."""
+
+    def __init__(self, most: int | None = None, *, by_len: bool = False) -> None:
+        super().__init__()
+        self.fc, self.most, self.by_len = nn.Linear(6, 3), most, by_len
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = len(x) if self.by_len else x.shape[0]
+        x = x.view(rows, 2, 3).transpose(1, 2).reshape(rows, 6)
+        return self.fc(x) if self.most is None or rows <= self.most else self.fc(-x)
+
+
+@pytest.mark.parametrize("to", ["torch", "aot", "onnx"])
+def test_len_leaves_the_rows_open(tmp_path: Path, to: str) -> None:
+    torch.manual_seed(0)
+    net, x = Counting(by_len=True).eval(), torch.randn(40, 6)
+    lk.export(net, tmp_path / "e", to=to, example=x[:3])
+    torch.testing.assert_close(open_export(tmp_path / "e")(x), net(x).detach(), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("by_len", [False, True])
+@pytest.mark.parametrize("to", ["torch", "aot", "onnx"])
+def test_what_counts_its_rows_is_refused(tmp_path: Path, to: str, by_len: bool) -> None:
+    # No batch of the comparison has so many: a file without the condition would pass it, and be wrong from 101 rows on.
+    with pytest.raises(LimbeckError, match=r"(hold for 1 to 100 rows only|does not take this network.*number of rows)"):
+        lk.export(Counting(100, by_len=by_len).eval(), tmp_path / "e", to=to, example=torch.randn(3, 6))
+    assert not (tmp_path / "e").exists()

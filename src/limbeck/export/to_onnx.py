@@ -11,6 +11,7 @@ from torch import Tensor
 
 from limbeck.errors import LimbeckError
 from limbeck.export.needs import cause_of, need, quiet_others
+from limbeck.export.rows import require_any_rows
 from limbeck.export.subject import Subject
 from limbeck.phase import Batch
 
@@ -40,6 +41,8 @@ def write(subject: Subject, folder: Path) -> dict[str, Any]:
                 "Python that depends on values or on the number of rows, would do"
             ) from error
         assert program is not None
+        if program.exported_program is not None:
+            require_any_rows(program.exported_program)
         _without_traces(program.model)
         weights = sum(t.numel() * t.element_size() for t in subject.network.state_dict().values())
         program.save(folder / FILE, external_data=weights > _ONE_FILE)

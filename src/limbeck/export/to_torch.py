@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stderr
 from importlib import import_module
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from torch import Tensor
 from limbeck import record
 from limbeck.errors import LimbeckError
 from limbeck.export.needs import cause_of, need_compiler, quiet_others
+from limbeck.export.rows import require_any_rows
 from limbeck.export.subject import Subject
 
 FILE = "model.pt2"
@@ -31,20 +34,30 @@ def program_of(subject: Subject, *, open_rows: bool = True) -> torch.export.Expo
     rows = tuple({0: torch.export.Dim.DYNAMIC} for _ in subject.names)
     shapes = ((rows,) if subject.varargs else rows) if open_rows else None
     example = subject.example if open_rows else tuple(tensor[:1] for tensor in subject.example)
-    try:
-        with quiet_others():
-            program = torch.export.export(subject.module, example, dynamic_shapes=shapes)
-    except Exception as error:
-        raise LimbeckError(
-            f"torch.export does not take this network: {cause_of(error)}. Python that depends on values, or on the number of rows, "
-            "is what it cannot follow"
-        ) from error
+    program = _program(subject.module, example, shapes)
+    require_any_rows(program)
     for module in program.graph_module.modules():
         if isinstance(module, torch.fx.GraphModule):
             for node in module.graph.nodes:
                 for key in _TALK:
                     node.meta.pop(key, None)
     return program
+
+
+def _program(module: Any, example: tuple[Tensor, ...], shapes: Any) -> torch.export.ExportedProgram:
+    """By torch's two ways to follow a forward: the strict one keeps ``len(x)`` open, which is a number to the other."""
+    failures: list[Exception] = []
+    for strict in (False, True):
+        try:
+            # torch prints whole graphs to stderr where it gives up; the error below says it in a line
+            with quiet_others(), redirect_stderr(StringIO()):
+                return torch.export.export(module, example, dynamic_shapes=shapes, strict=strict)
+        except Exception as error:  # torch raises a dozen kinds here
+            failures.append(error)
+    raise LimbeckError(
+        f"torch.export does not take this network: {cause_of(failures[0])}. Python that depends on values, or on the number of rows, "
+        "is what it cannot follow"
+    ) from failures[0]
 
 
 def write(subject: Subject, folder: Path) -> dict[str, Any]:
