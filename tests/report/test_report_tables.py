@@ -68,10 +68,22 @@ def test_the_text_table_shows_the_same(make_run):
         "single run",
         "[+1.4, +2.9]",
         "better, n = 3",
-        "12× fewer",
+        "12.0× fewer",
         "All seeds share one teacher",
     ):
         assert part in text
+
+
+def test_equal_sizes_and_times_are_called_equal(make_run):
+    folder = make_run()
+    file = folder / "run.json"
+    file.write_text(file.read_text().replace("120000", "10000").replace("1.2,", "0.1,"))  # a teacher like its students
+    console = rich.console.Console(width=240, file=io.StringIO())
+    console.print(render_text(results(read_run(folder))))
+    text = console.file.getvalue()
+    assert "as many" in text
+    assert "1× fewer" not in text
+    assert "1.00× " not in text
 
 
 def test_names_are_not_broken_in_two(make_run):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -30,6 +32,7 @@ stages:
 - {kind: distill, name: tuned, student: low, teacher: original, method: kd, rows: 320,
    training: {epochs: 1, batch_size: 32, optimizer: {lr: 0.05}}}
 """
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "search.md"
 TEXT = (
     RECIPE
     + """
@@ -321,3 +324,14 @@ def test_the_commands(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "Best of 1 trials" in out
     assert "search.html" in out
+
+
+def test_the_search_of_the_page_finds_something(tmp_path):
+    """As it stands there, with fewer trials and seeds: a rate at which every trial breaks down would be found by readers."""
+    recipe, section = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)[:2]
+    file = tmp_path / "search.yaml"
+    file.write_text(recipe + section)
+    assert main(["search", str(file), "--out", str(tmp_path / "out"), "--trials", "2", "--set", "seeds=[0]"]) == 0
+    results = record.read_json(tmp_path / "out" / "results.json")
+    assert [trial["problem"] for trial in results["trials"]] == ["", ""]
+    assert all(trial["figures"]["points"] < 10 for trial in results["trials"])

@@ -284,7 +284,7 @@ def _cost_cell(m: Measured, teacher: Measured | None, what: str) -> Cell:
     more, less = {"latency": ("faster", "slower"), "bytes": ("smaller", "larger")}.get(what, ("fewer", "more"))
     factor = m.factor(teacher, what)
     note = words.times(factor, more, less) if factor else ""
-    brief = "" if not factor else f"{factor:.3g}× {more}" if factor >= 1 else f"{1 / factor:.3g}× {less}"
+    brief = note.replace(" times", "×")
     if what == "bytes":
         return Cell(words.size(value), note, value, "", brief)
     if what != "latency":
