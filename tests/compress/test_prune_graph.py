@@ -10,10 +10,11 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limbeck.compress import Binarize
+from limbeck.compress import Binarize, Prune
 from limbeck.compress.pruning.graph import channel_graph, groups
 from limbeck.compress.pruning.groups import Group
 from limbeck.compress.pruning.surgery import masked, removed
+from limbeck.compressor import findings
 from limbeck.errors import HyperParameterError, LimbeckError, NameUnknown
 from limbeck.models import build
 
@@ -232,6 +233,27 @@ def test_nothing_can_go() -> None:
         groups(Unknown(), torch.randn(2, 4))
     with pytest.raises(LimbeckError, match="no channel of this Linear can be removed"):
         groups(nn.Linear(3, 2), torch.randn(2, 3))
+
+
+class Steps(nn.Module):
+    def __init__(self, *, wide: bool) -> None:
+        super().__init__()
+        self.memory = nn.LSTM(4, 6, batch_first=True)
+        self.fc = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)) if wide else nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.memory(x)[0][:, -1])
+
+
+def test_recurrent_layers_are_named_with_the_reason() -> None:
+    x = torch.randn(2, 5, 4)
+    with pytest.raises(
+        LimbeckError, match=r"this Steps can be removed\. memory: a recurrent layer, whose states come back"
+    ):
+        groups(Steps(wide=False), x)
+    new = Prune(keep=0.5, by="l1", multiple=1)(Steps(wide=True), example=x)
+    assert new(x).shape == (2, 3)
+    assert any(note.startswith("left whole: memory: a recurrent layer") for note in findings(new).notes)
 
 
 @pytest.mark.parametrize("form", ["bwn", "xnor", "bnn"])

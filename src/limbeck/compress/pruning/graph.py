@@ -76,6 +76,9 @@ def channel_graph(model: nn.Module, example: Any) -> ChannelGraph:
     return graph
 
 
+_RECURRENT = "a recurrent layer, whose states come back to its own gates, is never pruned"
+
+
 def looked_through(model: nn.Module, example: Any) -> ChannelGraph:
     """As `channel_graph`, of a network that may have nothing to remove."""
     require_unfinished(model, "Prune")
@@ -87,7 +90,7 @@ def looked_through(model: nn.Module, example: Any) -> ChannelGraph:
     found = [*_read_off(trial, ledger), *_heads(trial)]
     good, broken = tried(trial, found, inputs, ran)
     kept = {member.module for group in good for member in group.of("out")}
-    left: dict[str, str] = {}
+    left = {path: _RECURRENT for path, m in trial.named_modules() if isinstance(m, (nn.RNNBase, nn.RNNCellBase))}
     reasons = ledger.fixed()
     for (path, side, _), (start, size) in ledger.slots.items():
         if side == "out" and path not in kept:
