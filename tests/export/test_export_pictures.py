@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageCms
 
 from limbeck.data import normalise
 from limbeck.data.decode import Item, decode
@@ -36,6 +36,25 @@ def test_as_image_sources_do(tmp_path, mode, channels, size):
     mean, std = (0.25, 0.5, 0.75)[:channels], (0.2, 0.3, 0.4)[:channels]
     found = prepared([path], preprocessing((channels, 8, 8), mean, std))
     assert torch.equal(found, normalise(pixels, mean=mean, std=std))
+
+
+@pytest.mark.parametrize("mode", ["LAB", "CMYK", "YCbCr"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_other_ways_to_store_colours(tmp_path, mode, channels):
+    """Blue, red and grey are told apart, by pictures that are read and by data that is."""
+    path, plain = tmp_path / "a.tif", Image.new("RGB", (8, 8), (200, 30, 40))
+    plain.paste((30, 40, 200), (0, 0, 8, 4))
+    if mode == "LAB":
+        srgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+        ImageCms.profileToProfile(plain, srgb, lab, outputMode="LAB").save(path)
+    else:
+        plain.convert(mode).save(path)
+    found = prepared([path], preprocessing((channels, 8, 8), (0.0,) * channels, (1.0,) * channels))[0] * 255
+    wanted = torch.from_numpy(np.array(plain.convert("L" if channels == 1 else "RGB"))).float()
+    wanted = wanted[None] if channels == 1 else wanted.permute(2, 0, 1)
+    torch.testing.assert_close(found, wanted, atol=6, rtol=0)
+    pixels = decode([Item("a", path, 0)], on_error="raise", size=8, like=like(channels, 8)).images.pixels[0]
+    torch.testing.assert_close(found, pixels.float())
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])

@@ -12,9 +12,10 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from limbeck.data.images import Images
+from limbeck.data.plain import fitted, plain
 from limbeck.errors import DataError
 
 OnError = Literal["raise", "skip"]
@@ -132,26 +133,9 @@ def _pixels(item: Item, size: int | None, grey: bool | None) -> np.ndarray | str
 
 
 def _array(picture: Image.Image, size: int | None, grey: bool | None) -> np.ndarray:
-    if picture.mode.startswith("I") or picture.mode == "F":
-        raise DataError(f"mode {picture.mode}: more than 8 bits per channel; convert it to 8 bits first")
-    upright = ImageOps.exif_transpose(picture)
-    if grey is None:
-        grey = upright.mode in ("1", "L", "LA")
-    if upright.mode == "P" and "transparency" in upright.info:
-        upright = upright.convert("RGBA")
-    plain = upright.convert("L" if grey else "RGB")
-    if size is not None and plain.size != (size, size):
-        plain = _resized(plain, size)
-    array = np.array(plain)
-    return array[:, :, None] if grey else array
-
-
-def _resized(picture: Image.Image, size: int) -> Image.Image:
-    width, height = picture.size
-    shorter = min(width, height)
-    wide, high = max(size, round(width * size / shorter)), max(size, round(height * size / shorter))
-    left, top = (wide - size) // 2, (high - size) // 2
-    return picture.resize((wide, high), Image.Resampling.BILINEAR).crop((left, top, left + size, top + size))
+    made = plain(picture, grey)
+    array = np.array(made if size is None else fitted(made, size, size))
+    return array[:, :, None] if made.mode == "L" else array
 
 
 def _one_size(

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from limbeck.data import normalise
+from limbeck.data.plain import fitted, plain
 from limbeck.errors import DataError, near
 
 _LIGHT = 255.0  # of a picture's 8 bits: what means 1.0
@@ -77,16 +78,11 @@ def _pixels(file: Path, grey: bool, size: Sequence[int]) -> Tensor:
         raise DataError(_missing(file))
     try:
         with Image.open(file) as picture:
-            if picture.mode.startswith("I") or picture.mode == "F":
-                raise DataError(
-                    f"{file}: mode {picture.mode}, more than 8 bits per channel; convert it to 8 bits first"
-                )
-            upright = ImageOps.exif_transpose(picture)
-            if upright.mode == "P" and "transparency" in upright.info:
-                upright = upright.convert("RGBA")
-            array = np.array(_fitted(upright.convert("L" if grey else "RGB"), *size))
-    except (DataError, MemoryError):
+            array = np.array(fitted(plain(picture, grey), *size))
+    except MemoryError:
         raise
+    except DataError as error:
+        raise DataError(f"{file}: {error}") from None
     except UnidentifiedImageError:
         raise DataError(f"{file} is no picture that can be read (PNG, JPEG, WebP, BMP, GIF, TIFF ... can)") from None
     except Exception as error:  # Pillow's decoders raise whatever they like on damaged files
@@ -104,16 +100,3 @@ def _missing(file: Path) -> str:
     names = sorted(path.name for path in file.parent.iterdir() if path.is_file())
     close = near(file.name, names)
     return f"no picture {file}" + (f"; near: {', '.join(close)}" if close else "")
-
-
-def _fitted(picture: Image.Image, height: int, width: int) -> Image.Image:
-    """Resized so that it just covers the size, and cut to it in the centre: for squares, what image sources do."""
-    wide, high = picture.size
-    if (high, wide) == (height, width):
-        return picture
-    if wide * height <= high * width:  # too narrow, or of the same shape: the width decides
-        wide, high = width, max(height, round(high * width / wide))
-    else:
-        wide, high = max(width, round(wide * height / high)), height
-    left, top = (wide - width) // 2, (high - height) // 2
-    return picture.resize((wide, high), Image.Resampling.BILINEAR).crop((left, top, left + width, top + height))
