@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import torch
 from torch import Tensor
 
@@ -27,13 +29,9 @@ def require_any_rows(program: torch.export.ExportedProgram) -> None:
     Traceback (most recent call last):
     limbeck.errors.LimbeckError: the forward decides by the number of rows: what is written would hold for 1 to 100 rows only...
     """
-    inputs = [node.meta["val"] for node in program.graph.find_nodes(op="placeholder") if "val" in node.meta]
-    rows = {
-        symbol
-        for value in inputs
-        if isinstance(value, Tensor) and value.ndim and isinstance(value.shape[0], torch.SymInt)
-        for symbol in value.shape[0].node.expr.free_symbols
-    }
+    inputs = [node.meta.get("val") for node in program.graph.find_nodes(op="placeholder")]
+    counts = [cast(Any, value.shape[0]) for value in inputs if isinstance(value, Tensor) and value.ndim]
+    rows = {symbol for n in counts if isinstance(n, torch.SymInt) for symbol in n.node.expr.free_symbols}
     for value in (ends for symbol, ends in program.range_constraints.items() if symbol in rows):
         least = int(value.lower)
         most = None if value.upper > _MANY else int(value.upper)
