@@ -162,6 +162,13 @@ def tracked():
     return [ROOT / name for name in done.stdout.decode().split("\0") if name and (ROOT / name).is_file()]
 
 
+def test_nothing_was_left_at_the_root():
+    """Tools write into the folder they are called from; what they leave must not get under version control."""
+    known = {".gitattributes", ".gitignore", "CITATION.cff", "LICENSE", "Makefile", "constraints.txt", "pyproject.toml"}
+    found = {path.name for path in tracked() if path.parent == ROOT and path.suffix != ".md"}
+    assert found <= known
+
+
 def test_no_path_of_one_machine_and_no_package_index():
     found = []
     for path in tracked():

@@ -448,6 +448,20 @@ def test_finished_networks_are_measured_in_the_precision_asked_for(tmp_path, mon
     assert 0 < told["stages"][0]["runs"][0]["last"]["test"]["accuracy"] <= 1
 
 
+@pytest.mark.parametrize(("unit", "notes"), [("AVX512-BF16", 0), (None, 1)])
+def test_training_in_bf16_where_that_is_slow_is_told(unit, notes, tmp_path, monkeypatch):
+    from limbeck.runner import stages as module
+
+    monkeypatch.setattr(module, "bf16_unit", lambda: unit)
+    recipe = small(training=Training(epochs=1, batch_size=64, precision="bf16"))
+    recipe = Recipe(**{**vars(recipe), "stages": recipe.stages[:1]})
+    told = record.read_json(run(recipe, out=tmp_path / "r", machine=ONE, quiet=True) / "run.json")
+    slow = (
+        "bf16 is likely slower than fp32 on a processor without AMX or AVX512-BF16 or Arm's BF16 (training.precision)"
+    )
+    assert told["notes"] == [slow] * notes
+
+
 def test_of_very_many_networks_the_teachers_the_baseline_and_the_best_are_shown(tmp_path, monkeypatch):
     monkeypatch.setattr("limbeck.runner.finish._MOST", 3)
     recipe = small(distill=(("kd", KD()), ("flat", KD(temperature=20.0)), ("late", KD(soft=0.1, hard=0.9))))

@@ -42,3 +42,13 @@ def test_no_torch(words):
     wrong = "stages.a.model=x" in words or words[0] == "report"
     assert (done.returncode != 0) == wrong, done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_package_runs_as_a_module():
+    def module(*words):
+        return subprocess.run([sys.executable, "-m", "limbeck", *words], capture_output=True, text=True)
+
+    assert module("methods", "kd").stdout.startswith("kd")
+    wrong = module("methods", "no-such-method")
+    assert wrong.returncode == 2
+    assert "no-such-method" in wrong.stderr

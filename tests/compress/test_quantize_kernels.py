@@ -15,6 +15,7 @@ from limbeck.compress.int8 import Quantized, require_fused
 from limbeck.compress.quantize import Quantize
 from limbeck.errors import LimbeckError
 from limbeck.phase import Batch
+from limbeck.processor import bf16_unit
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +116,7 @@ def test_forms_that_are_timed(net, x):
     assert mlp.training
     assert all(torch.equal(state[k], v) for k, v in mlp.state_dict().items())
     assert {"eager", "compiled", "int8 compiled"} <= set(found)
-    assert ("bf16 compiled" in found) == forms.has_amx()
+    assert ("bf16 compiled" in found) == (bf16_unit() is not None)
     expected = mlp(x).detach()
     near = {"eager": 1e-6, "compiled": 1e-4, "bf16 compiled": 0.03, "int8 compiled": 0.05}
     near |= {"onnxruntime": 1e-4, "openvino": 1e-4, "openvino bf16": 0.03}
@@ -126,6 +127,6 @@ def test_forms_that_are_timed(net, x):
 
 
 def test_a_form_that_is_missing_says_why(monkeypatch, x):
-    monkeypatch.setattr(forms, "has_amx", lambda: False)
-    with pytest.raises(LimbeckError, match="no AMX for bfloat16"):
+    monkeypatch.setattr(forms, "bf16_unit", lambda: None)
+    with pytest.raises(LimbeckError, match=r"does not multiply in bfloat16 \(that takes AMX or AVX512-BF16"):
         forms.compiled_bf16(nn.Linear(2, 2), torch.zeros(1, 2))

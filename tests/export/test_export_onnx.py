@@ -239,21 +239,27 @@ def test_int8_is_int8_and_near(net, tmp_path):
     assert {path.name for path in done.folder.iterdir()} == {"model.onnx", "deploy.json"}
 
 
-class Highest(nn.Module):
-    """A maximum over all positions, whose shape onnxruntime's own symbolic shapes cannot tell."""
+class Hourglass(nn.Module):
+    """Down, up in two ways, and both together: onnxruntime's own symbolic shapes fail on it."""
 
     def __init__(self):
         super().__init__()
-        self.conv, self.pool, self.fc = nn.Conv2d(1, 6, 3), nn.AdaptiveMaxPool2d(1), nn.Linear(6, 5)
+        self.down, self.up = nn.Conv2d(1, 6, 3, stride=2, padding=1), nn.ConvTranspose2d(6, 6, 2, stride=2)
+        self.pool, self.fc = nn.AdaptiveMaxPool2d(1), nn.Linear(12, 5)
 
     def forward(self, x):
-        return self.fc(self.pool(self.conv(x).relu()).flatten(1))
+        y = self.down(x).relu()
+        larger = nn.functional.interpolate(y, scale_factor=2.0)[..., : x.shape[-2], : x.shape[-1]]
+        return self.fc(self.pool(torch.cat([larger, self.up(y)], dim=1)).flatten(1))
 
 
-def test_int8_of_a_network_without_symbolic_shapes(tmp_path):
+def test_int8_of_a_network_without_symbolic_shapes_leaves_nothing_where_one_stands(tmp_path, monkeypatch):
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
     torch.manual_seed(0)
     done = export(
-        Highest(),
+        Hourglass(),
         tmp_path / "net",
         to="onnx-int8",
         example=torch.zeros(1, 1, 8, 8),
@@ -261,6 +267,7 @@ def test_int8_of_a_network_without_symbolic_shapes(tmp_path):
         test=batches(6),
     )
     assert done.told["check"]["relative_difference"] < 0.1
+    assert list(here.iterdir()) == []
 
 
 def test_int8_that_lost_the_network_is_refused(net, tmp_path):

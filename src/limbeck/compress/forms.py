@@ -17,6 +17,7 @@ from limbeck.compress.plain import plain
 from limbeck.errors import LimbeckError
 from limbeck.models.swap import copied
 from limbeck.phase import Batch
+from limbeck.processor import BF16_UNITS, bf16_unit
 
 
 class Form(nn.Module):
@@ -38,12 +39,6 @@ class Form(nn.Module):
                     {k: _cast(v, self.dtype) for k, v in kwargs.items()},
                 )
             return self.runs[0](*args, **kwargs)
-
-
-def has_amx() -> bool:
-    """Whether the CPU multiplies bf16 matrices in hardware (AMX); without that bf16 is no faster, or far slower."""
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(capabilities.get("amx_bf16", False))
 
 
 def compiled(model: nn.Module, example: Any, *, dtype: torch.dtype | None = None) -> nn.Module:
@@ -68,20 +63,21 @@ def compiled(model: nn.Module, example: Any, *, dtype: torch.dtype | None = None
     return form
 
 
-def _require_amx() -> None:
-    if not has_amx():
+def _require_bf16() -> None:
+    if bf16_unit() is None:
         raise LimbeckError(
-            "this CPU has no AMX for bfloat16: the network would run slower than in float32, up to twice, and says nothing"
+            f"this CPU does not multiply in bfloat16 (that takes {' or '.join(BF16_UNITS.values())}): the network would "
+            "run slower than in float32, up to twice, and nothing would say so"
         )
 
 
 def compiled_bf16(model: nn.Module, example: Any) -> nn.Module:
-    """The network in bfloat16, compiled: the form that int8 must beat on a CPU with AMX.
+    """The network in bfloat16, compiled: the form that int8 must beat on a CPU that multiplies in it.
 
     Raises:
-        LimbeckError: the CPU has no AMX; there it is slower than float32.
+        LimbeckError: the CPU does not; see `limbeck.processor.bf16_unit`.
     """
-    _require_amx()
+    _require_bf16()
     return compiled(model, example, dtype=torch.bfloat16)
 
 
@@ -93,7 +89,7 @@ def onnx(model: nn.Module, example: Any) -> nn.Module:
 def openvino(model: nn.Module | Path, example: Any, precision: str = "f32") -> nn.Module:
     """The network, or an ONNX file, in OpenVINO, on one CPU thread; see `limbeck.compress.runtimes.openvino`."""
     if precision == "bf16":
-        _require_amx()
+        _require_bf16()
     return Form(runtimes.openvino(model, example, precision=precision))
 
 
@@ -105,8 +101,8 @@ def session(file: str | Path | bytes) -> nn.Module:
 def latency_forms(model: nn.Module, example: Any, only: Collection[str] | None = None) -> dict[str, nn.Module]:
     """The forms of a network that this machine can run, by name, ready to be timed together.
 
-    "eager", "compiled", "bf16 compiled" (with AMX), "int8 compiled" (static, all layers, calibrated with the example:
-    enough for times, not for accuracy), "onnxruntime" and "openvino" (where installed), "openvino bf16" (with AMX).  A network
+    "eager", "compiled", "bf16 compiled" (where the CPU multiplies in it), "int8 compiled" (static, all layers, calibrated with the example:
+    enough for times, not for accuracy), "onnxruntime" and "openvino" (where installed), "openvino bf16" (like "bf16 compiled").  A network
     that is in int8 already has the forms "int8 eager" and "int8 compiled".  A form that cannot be had is left out; `missing_forms` says why.
 
     Args:

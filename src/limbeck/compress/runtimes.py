@@ -62,7 +62,7 @@ def openvino(model: nn.Module | Path, example: Any, *, precision: str = "f32") -
     Args:
         model: the network stays as it is.
         example: a batch, one tensor.
-        precision: "f32", or "bf16": OpenVINO's own choice on a CPU with AMX, where this is to say it aloud.
+        precision: "f32", or "bf16": OpenVINO's own choice on a CPU that multiplies in it, where this is to say it aloud.
 
     Raises:
         LimbeckError: OpenVINO is missing, or it cannot convert the network.

@@ -64,7 +64,9 @@ def write_int8(subject: Subject, folder: Path, calibration: Iterable[Batch]) -> 
     reader: Any = _Reader(subject, calibration)
     with quiet_others(*_TALKERS):
         try:
-            _simplify(quant_pre_process, whole, simple)
+            # The exporter has written every shape.  onnxruntime's symbolic ones add none, and where they fail they
+            # leave a file in the folder that the process happens to stand in (1.31).
+            quant_pre_process(str(whole), str(simple), skip_symbolic_shape=True)
             quantize_static(
                 str(simple),
                 str(folder / FILE),
@@ -84,17 +86,6 @@ def write_int8(subject: Subject, folder: Path, calibration: Iterable[Batch]) -> 
     for left in (whole, simple, *folder.glob("*.data")):
         left.unlink(missing_ok=True)
     return {**details, "calibration_rows": reader.rows}
-
-
-def _simplify(simplify: Any, whole: Path, simple: Path) -> None:
-    """onnxruntime's own preparation, which folds BatchNorm and tells shapes.
-
-    Its symbolic shapes fail on some operators (a maximum over all positions, 1.31); the exporter's shapes do then.
-    """
-    try:
-        simplify(str(whole), str(simple))
-    except Exception:
-        simplify(str(whole), str(simple), skip_symbolic_shape=True)
 
 
 class _Reader:

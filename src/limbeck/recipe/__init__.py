@@ -80,8 +80,9 @@ class Recipe:
         baseline: the stage that the others are compared with, seed by seed; None: the first ``train``
             stage of the network that a ``distill`` stage trains.
         evaluation: the precision in which finished networks are measured, "fp32" (default) or "bf16": some three times
-            as fast on GPUs and on CPUs with AMX, and an accuracy may differ by a hundredth of a percent.  Networks in
-            int8 are measured as they are; the validation during a training has that training's precision.
+            as fast on GPUs and on CPUs with AMX, twice on those with AVX512-BF16, and an accuracy may differ by a
+            hundredth of a percent.  Networks in int8 are measured as they are; the validation during a training has
+            that training's precision.
     """
 
     name: str = "run"

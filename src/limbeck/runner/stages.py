@@ -21,6 +21,7 @@ from limbeck.errors import NonFiniteError
 from limbeck.grouping import alike
 from limbeck.models import load_weights, save_weights
 from limbeck.models.ensemble import Ensemble as Average
+from limbeck.processor import BF16_UNITS, bf16_unit
 from limbeck.recipe import (
     Compress,
     Ensemble,
@@ -79,8 +80,10 @@ def _done(work: Work, index: int, stage: Result, seed: int, stop: Stop) -> dict[
 def train(work: Work, index: int, stage: Fitted, seed: int, stop: Stop) -> dict[str, Any]:
     """One repetition of a stage in which something is trained."""
     training = stage.training
-    if training.precision == "bf16" and work.team.device.type == "cpu" and not _has_amx():
-        work.note("bf16 on a processor without AMX is likely slower than fp32 (training.precision)")
+    if training.precision == "bf16" and work.team.device.type == "cpu" and bf16_unit() is None:
+        work.note(
+            f"bf16 is likely slower than fp32 on a processor without {' or '.join(BF16_UNITS.values())} (training.precision)"
+        )
     models = _cast(work, index, stage, seed)
     rows = work.data.train if stage.rows is None else subset(work.data.train, stage.rows, seed)
     title = stage.name if len(work.recipe.seeds) == 1 or not stage.per_seed else f"{stage.name} (seed {seed})"
@@ -221,12 +224,6 @@ def _finite(measured: dict[str, float], title: str, part: str) -> dict[str, floa
         f"{title}: the student's scores on the {part} part are not finite. Training has diverged: lower "
         "training.optimizer.lr, add a warm-up or a clip; or the weights that it started from are of no use"
     )
-
-
-def _has_amx() -> bool:
-    """Whether this processor multiplies bf16 matrices in hardware."""
-    known = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return known is None or bool(known())
 
 
 def _synchronised(work: Work, model: nn.Module) -> nn.Module:
