@@ -46,7 +46,11 @@ def test_the_gradient_is_the_sum_too():
         return torch.cat([p.grad.flatten() for p in cast.models["student"].parameters()])
 
     parts = [KD(), NST(pairs=PAIRS), AttentionTransfer(pairs=PAIRS)]
-    torch.testing.assert_close(gradient(Sum(*parts)), sum(gradient(part) for part in parts), rtol=1e-4, atol=1e-6)
+    expected = torch.stack([gradient(part) for part in parts]).sum(0)
+    rounding = 1e-5 * float(
+        expected.abs().max()
+    )  # some are 0 but for the parts' roundings, which the processor decides
+    torch.testing.assert_close(gradient(Sum(*parts)), expected, rtol=1e-4, atol=rounding)
 
 
 def test_labels_count_what_hard_says():
