@@ -2,7 +2,7 @@
 
     python benchmarks/compress/speed.py runs/compress-fast
 
-Writes docs/results/compress-fast.json and the page beside it.  Several folders may be given where the seeds ran in pieces.
+Writes docs/results/compress-fast.json, or by what name the recipe has, and the page beside it.  Several folders may be given where the seeds ran in pieces.
 The last network in float is measured as an ONNX file in int8, too, on the whole test part.  Times are those of the first
 seed: all forms of one batch size in one process, on one thread, taking turns.
 """
@@ -20,7 +20,7 @@ from limbeck.export import export_run, open_export, open_run, time_run
 from limbeck.export.runs import OpenRun
 from limbeck.stats import paired, summarise
 
-RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results" / "compress-fast.json"
+RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
 FLOAT = "tuned"  # the last network in float
 ONNX = f"{FLOAT}, ONNX in int8"
 NEEDED = (  # batch, form of the original, times faster
@@ -72,12 +72,13 @@ def page(told: dict[str, Any]) -> str:
     """The page, from the data alone."""
     base: float = 100 * told["original"]["test"]["accuracy"]
     name = told["original"]["name"]
+    (left,) = (s["how"]["macs"] for s in told["recipe"]["stages"] if s["name"] == "pruned")
     lines = [
         "# resnet56, made fast",
         "",
-        f"{name} on CIFAR-10 ({base:.2f} % on the test part; one network for all seeds) is distilled into a shallower network, pruned to 60 % of that "
+        f"{name} on CIFAR-10 ({base:.2f} % on the test part; one network for all seeds) is distilled into a shallower network, pruned to {100 * left:.0f} % of that "
         "one's MACs, tuned with KD from the original, and quantized. Recipes: `benchmarks/compress/original.yaml` and "
-        "`benchmarks/compress/fast.yaml`.",
+        f"`benchmarks/compress/{told['recipe']['name'].removeprefix('compress-')}.yaml`.",
         "",
         "| network | test accuracy, % | against the original, points |",
         "|---|---|---|",
@@ -130,13 +131,19 @@ def page(told: dict[str, Any]) -> str:
             if "int8" in kind
         )
         lines.append(f"| {batch} | {form} | {least:g} | {found:.2f} | {by} |")
-    lines += ["", f"Commits {', '.join(told['commits'])}; torch {told['versions']['torch']}.", ""]
+    lines += [
+        "",
+        f"Commits {', '.join(told['commits'])}; torch {told['versions']['torch']}; {told['machine']['processor']}.",
+        "",
+    ]
     return "\n".join(lines)
 
 
 if __name__ == "__main__":
     if len(sys.argv) < 2:
         sys.exit(__doc__)
-    RESULTS.write_text(json.dumps(measured([Path(given) for given in sys.argv[1:]]), indent=1) + "\n")
-    RESULTS.with_suffix(".md").write_text(page(json.loads(RESULTS.read_text())))
-    print(RESULTS.with_suffix(".md"))
+    told = measured([Path(given) for given in sys.argv[1:]])
+    result = RESULTS / f"{told['recipe']['name']}.json"
+    result.write_text(json.dumps(told, indent=1) + "\n")
+    result.with_suffix(".md").write_text(page(json.loads(result.read_text())))
+    print(result.with_suffix(".md"))
