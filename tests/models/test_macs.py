@@ -102,3 +102,21 @@ def test_bad_batches():
         models.count_macs(nn.Linear(2, 2), torch.zeros(0, 2))
     with pytest.raises(LimbeckError, match="a str holds no batch; give a tensor"):
         models.count_macs(nn.Linear(2, 2), "x")
+
+
+@pytest.mark.parametrize("kind", ["orthogonal", "spectral_norm", "weight_norm"])
+def test_what_makes_a_weight_is_not_counted(kind):
+    """An orthogonal weight takes a matrix product to be made, once for a batch of any size."""
+    made = getattr(nn.utils.parametrizations, kind)(nn.Linear(8, 8))
+    net = nn.Sequential(made, nn.Linear(8, 3)).train()
+    state = {name: value.clone() for name, value in net.state_dict().items()}
+    assert models.count_macs(net, torch.zeros(1, 8)) == models.count_macs(net, torch.zeros(5, 8)) == 64 + 24
+    assert net.training
+    assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
+    assert made.weight is not made.weight  # nothing is kept for later
+
+
+def test_a_program_of_torch_export_is_counted_in_its_own_mode():
+    net = nn.Sequential(nn.Linear(8, 4), nn.Dropout(), nn.Linear(4, 3)).eval()
+    program = torch.export.export(net, (torch.zeros(2, 8),)).module()
+    assert models.count_macs(program, torch.zeros(2, 8)) == 32 + 12

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from limbeck.batches import batch_size
 from limbeck.errors import LimbeckError
-from limbeck.models.macs import as_found, count_macs
+from limbeck.models.macs import as_found, count_macs, to_eval
 from limbeck.models.weights import packed
 from limbeck.settings import require
 
@@ -123,7 +123,7 @@ def latency(models: Mapping[str, nn.Module], inputs: Any, *, repeats: int = 50, 
     spent: dict[str, list[float]] = {name: [] for name in models}
     with as_found(*models.values()), one_thread(), torch.inference_mode():
         for model in models.values():
-            model.eval()
+            to_eval(model)
         order = list(models.items())
         dice = random.Random(0)
         for turn in range(warmup + repeats):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 from torch.utils.flop_counter import FlopCounterMode
 
 from limbeck.attention import slow_attention
@@ -45,7 +46,8 @@ def count_macs(model: nn.Module, inputs: Any) -> int:
     Counted by running the model once in evaluation mode (`torch.utils.flop_counter`, a MAC being two of its
     operations), not derived from its layers.  Attention's products are included; for that, its fused kernels, which
     the counter sees past, are off meanwhile.  Recurrent layers, whose kernels it does not see either, are counted as
-    two matrix products per step, direction and gate.
+    two matrix products per step, direction and gate.  What parametrizations do to make a weight is not counted: it is
+    the same for every batch, and gone once they are removed.
 
     Args:
         model: any module; its mode, switches and buffers are put back, even after an error, and so are random numbers.
@@ -57,12 +59,27 @@ def count_macs(model: nn.Module, inputs: Any) -> int:
         as_found(model),
         slow_attention(),
         torch.no_grad(),
-        FlopCounterMode(display=False, custom_mapping=_PRODUCTS) as counter,
+        parametrize.cached(),
     ):
-        model.eval()
-        with _recurrent(model, counter) as extra:
+        to_eval(model)
+        _make_weights(model)
+        with FlopCounterMode(display=False, custom_mapping=_PRODUCTS) as counter, _recurrent(model, counter) as extra:
             _ = model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
     return round((counter.get_total_flops() / 2 + sum(extra)) / batch)
+
+
+def to_eval(model: nn.Module) -> None:
+    """Evaluation mode; a program of torch.export has the mode in which it was exported, and stays in it."""
+    with suppress(NotImplementedError):
+        model.eval()
+
+
+def _make_weights(model: nn.Module) -> None:
+    """Parametrized tensors are made now, and kept as long as `parametrize.cached` lasts."""
+    for part in model.modules():
+        if parametrize.is_parametrized(part):
+            for name in part.parametrizations:  # pyright: ignore[reportGeneralTypeIssues]
+                getattr(part, name)
 
 
 @contextmanager
