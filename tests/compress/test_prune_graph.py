@@ -235,6 +235,21 @@ def test_nothing_can_go() -> None:
         groups(nn.Linear(3, 2), torch.randn(2, 3))
 
 
+def test_a_layer_whose_weight_is_computed_is_named() -> None:
+    norm = nn.utils.parametrizations.weight_norm
+    with pytest.raises(
+        LimbeckError,
+        match=r"0: its weight is made anew .*; 2: it is the output .*\. The weights of 0 are .* mask afterwards",
+    ):
+        groups(nn.Sequential(norm(nn.Linear(4, 8)), nn.ReLU(), nn.Linear(8, 3)), torch.randn(2, 4))
+    net = nn.Sequential(
+        nn.Linear(4, 8), nn.ReLU(), norm(nn.Linear(8, 8)), nn.ReLU(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3)
+    )
+    found = channel_graph(net, torch.randn(2, 4))
+    assert [group.name for group in found.groups] == ["4"]
+    assert found.left["2"] == "its weight is made anew in every forward"
+
+
 class Steps(nn.Module):
     def __init__(self, *, wide: bool) -> None:
         super().__init__()

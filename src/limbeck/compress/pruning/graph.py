@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from limbeck.compress.answers import tensors
-from limbeck.compress.finished import require_unfinished, under_masks
+from limbeck.compress.finished import computed, require_unfinished, under_masks
 from limbeck.compress.pruning.groups import Group, Member
 from limbeck.compress.pruning.labels import Key, Ledger, Watch, Watcher, whole_groups
 from limbeck.compress.pruning.trying import aside, tried
@@ -69,13 +69,15 @@ def channel_graph(model: nn.Module, example: Any) -> ChannelGraph:
     graph = looked_through(model, example)
     if not graph.groups:
         told = "; ".join(f"{path}: {why}" for path, why in list(graph.left.items())[:6])
+        reasons = [words for words in (told, under_masks(model)) if words] or ["It has no layer with weights in front"]
         raise LimbeckError(
-            f"no channel of this {type(model).__name__} can be removed. {told or under_masks(model) or 'It has no layer with weights in front'}"
-            ". Prune weights instead of channels, factorize, or quantize"
+            f"no channel of this {type(model).__name__} can be removed. {'. '.join(reasons)}. "
+            "Prune weights instead of channels, factorize, or quantize"
         )
     return graph
 
 
+_COMPUTED = "its weight is made anew in every forward"
 _RECURRENT = "a recurrent layer, whose states come back to its own gates, is never pruned"
 
 
@@ -91,6 +93,7 @@ def looked_through(model: nn.Module, example: Any) -> ChannelGraph:
     good, broken = tried(trial, found, inputs, ran)
     kept = {member.module for group in good for member in group.of("out")}
     left = {path: _RECURRENT for path, m in trial.named_modules() if isinstance(m, (nn.RNNBase, nn.RNNCellBase))}
+    left |= dict.fromkeys(computed(trial), _COMPUTED)
     reasons = ledger.fixed()
     for (path, side, _), (start, size) in ledger.slots.items():
         if side == "out" and path not in kept:
