@@ -18,6 +18,7 @@ import limbeck as lk
 from limbeck import record
 from limbeck.compress.lottery import Ticket
 from limbeck.phase import Batch
+from limbeck.processor import processor_name
 from limbeck.stats import Paired, paired, summarise
 
 _COMMIT = record.commit()  # of the beginning: the results that are written on the way change the checkout
@@ -85,7 +86,7 @@ def _write(path: Path, claim: Claim, figures: Seeds, judged: Judgement | None) -
         "figures": {str(seed): dict(found) for seed, found in figures.items()},
         "commit": _COMMIT,
         "versions": record.versions(),
-        "device": f"cpu, {record.processor()}, {torch.get_num_threads()} thread(s)",
+        "device": f"cpu, {processor_name()}, {torch.get_num_threads()} thread(s)",
         "finished": record.now(),
     }
     record.write_json(path, told)

@@ -27,6 +27,7 @@ from limbeck import record
 from limbeck.compress.cost import cost, latency
 from limbeck.compress.served import served
 from limbeck.phase import Batch
+from limbeck.processor import processor_name
 
 TARGET = ROOT / "docs" / "results" / "compress-widths.json"
 WIDTHS: dict[str, dict[str, Any]] = {
@@ -64,7 +65,7 @@ def measured() -> dict[str, Any]:
         "rounds": rounds,
         "commit": record.commit(),
         "versions": record.versions(),
-        "processor": record.processor(),
+        "processor": processor_name(),
     }
 
 

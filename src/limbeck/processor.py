@@ -1,10 +1,22 @@
-"""What this machine's processor computes well."""
+"""Which processor this machine has, and what it computes well."""
 
 from __future__ import annotations
 
-import torch
+import platform
+from pathlib import Path
 
 BF16_UNITS = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16", "bf16": "Arm's BF16"}
+
+
+def processor_name() -> str:
+    """As far as the system tells."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
 
 
 def bf16_unit() -> str | None:
@@ -16,5 +28,7 @@ def bf16_unit() -> str | None:
     >>> bf16_unit() in {None, *BF16_UNITS.values()}
     True
     """
+    import torch  # records name the processor without it
+
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()
     return next((unit for name, unit in BF16_UNITS.items() if capabilities.get(name, False)), None)

@@ -55,17 +55,6 @@ def commit() -> str | None:
     return told[0].strip() + ("+" if told[1].strip() else "")
 
 
-def processor() -> str:
-    """The name of the processor, as far as the system tells."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
 def write_text(path: Path, text: str) -> None:
     """Write a file beside its place, force it to the disk, rename it.
 

@@ -10,6 +10,7 @@ from torch import nn
 from limbeck import models
 from limbeck.compress.cost import Cost, Latency, cost, latency
 from limbeck.errors import HyperParameterError, LimbeckError
+from limbeck.processor import bf16_unit, processor_name
 
 
 class Counts(nn.Module):
@@ -122,7 +123,8 @@ def test_a_latency_says_how_it_was_measured():
     assert isinstance(seen, Latency)
     assert 0 < seen.p10_ms <= seen.median_ms <= seen.p90_ms < math.inf
     assert (seen.batch, seen.n, seen.threads, seen.clock) == (4, 7, 1, "process_time")
-    assert seen.device.startswith("cpu (")
+    assert seen.device.startswith(f"cpu ({processor_name()}, ")
+    assert (bf16_unit() or "cpu") in seen.device
 
 
 def test_percentiles_are_of_the_counted_forwards(monkeypatch):

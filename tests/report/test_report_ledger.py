@@ -60,3 +60,10 @@ def test_every_part_of_the_catalogue_is_there():
     for where in catalog.PARTS:
         module, _, name = where.partition(":")
         assert hasattr(importlib.import_module(module), name), where
+
+
+def test_the_machines_on_which_times_were_measured_are_named(ticket_run):
+    run = ticket_run()
+    for stage, device in zip(run.stages[-2:], ("cpu (One, AVX512)", "cpu (Two, AVX512)")):
+        stage.cost["latency"]["device"] = device
+    assert "Clock: process_time, on cpu (One, AVX512), cpu (Two, AVX512)." in ledger(run).notes

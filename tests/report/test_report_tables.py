@@ -11,7 +11,7 @@ import rich.console
 from limbeck.errors import RunFolderError
 from limbeck.report.compare import compare, write_compare
 from limbeck.report.read import read_run
-from limbeck.report.tables import measure, render_text, results
+from limbeck.report.tables import measure, measured_on, render_text, results
 from limbeck.report.verdict import verdict
 
 WORSE = {"teacher": {0: 0.975}, "alone": {0: 0.93, 1: 0.94, 2: 0.92}, "kd": {0: 0.90, 1: 0.912, 2: 0.891}}
@@ -84,6 +84,20 @@ def test_equal_sizes_and_times_are_called_equal(make_run):
     assert "as many" in text
     assert "1× fewer" not in text
     assert "1.00× " not in text
+
+
+@pytest.mark.parametrize(
+    ("device", "said"),
+    [
+        (None, "cpu, Some Processor"),
+        ("cpu (AVX512)", "cpu (AVX512), Some Processor"),
+        ("cpu (Some Processor, AVX512)", "cpu (Some Processor, AVX512)"),
+    ],
+)
+def test_the_processor_that_was_timed_is_named_once(device, said, make_run):
+    run = read_run(make_run())
+    assert measured_on(run, {"device": device}) == said
+    assert any("Latency was measured on cpu, Some Processor, 1 thread" in note for note in results(run).notes)
 
 
 def test_names_are_not_broken_in_two(make_run):

@@ -17,6 +17,7 @@ from limbeck.batches import batch_size
 from limbeck.errors import LimbeckError
 from limbeck.models.macs import as_found, count_macs, to_eval
 from limbeck.models.weights import packed
+from limbeck.processor import bf16_unit, processor_name
 from limbeck.settings import require
 
 
@@ -184,7 +185,9 @@ def _words(device: torch.device) -> str:
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
     if device.type == "cpu":
-        return f"cpu ({torch.backends.cpu.get_cpu_capability()})"
+        return (
+            f"cpu ({', '.join(filter(None, (processor_name(), torch.backends.cpu.get_cpu_capability(), bf16_unit())))})"
+        )
     return str(device)
 
 

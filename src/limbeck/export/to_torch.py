@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from limbeck import record
 from limbeck.errors import LimbeckError
 from limbeck.export.needs import cause_of, need_compiler, quiet_others
 from limbeck.export.rows import require_any_rows
 from limbeck.export.subject import Subject
+from limbeck.processor import processor_name
 
 FILE = "model.pt2"
 _STEPS = "quantized_decomposed"  # quantize and dequantize, in the graph of a network in int8
@@ -90,7 +90,7 @@ def write_compiled(subject: Subject, folder: Path) -> dict[str, Any]:
             raise LimbeckError(
                 f"torch cannot compile this network ahead of time: {cause_of(error)}; --to torch does not compile it"
             ) from error
-    return {"processor": record.processor()}
+    return {"processor": processor_name()}
 
 
 def opened_compiled(folder: Path, told: Mapping[str, Any]) -> Callable[[Sequence[Tensor]], Tensor]:

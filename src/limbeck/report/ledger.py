@@ -8,7 +8,7 @@ from typing import Any
 from limbeck.report import words
 from limbeck.report.exhibits import Grid
 from limbeck.report.read import Run, Stage, number
-from limbeck.report.tables import Cell, Column, Measured, Table, decimals_for, measure, part_of
+from limbeck.report.tables import Cell, Column, Measured, Table, decimals_for, measure, measured_on, part_of
 from limbeck.stats import paired, summarise
 
 _SLOWER = 1.05  # below this, two medians of one measurement are the same
@@ -138,10 +138,11 @@ def _notes(run: Run, chained: Sequence[Measured]) -> tuple[str, ...]:
     found = [
         "Times are measured, never derived: one thread, all networks in turn, and compared with the original run eagerly."
     ]
-    clocks = {str(_latency(m, "latency").get("clock")) for m in chained if _latency(m, "latency")}
-    if clocks:
-        processor = run.machine.get("processor")
-        found.append(f"Clock: {', '.join(sorted(clocks))}" + (f", on {processor}." if processor else "."))
+    timed = [latency for m in chained if (latency := _latency(m, "latency"))]
+    if timed:
+        places = ", ".join(dict.fromkeys(measured_on(run, latency) for latency in timed))
+        clocks = ", ".join(sorted({str(latency.get("clock")) for latency in timed}))
+        found.append(f"Clock: {clocks}" + (f", on {places}." if places else "."))
     masked = dict.fromkeys(m.stage.part_of or m.name for m in chained if m.stage and _words(m.stage)[0] in _MASKS)
     if masked:
         found.append(

@@ -364,12 +364,21 @@ def cautions(run: Run, measured: Sequence[Measured]) -> tuple[str, ...]:
 
 def _latency_words(run: Run, measured: Sequence[Measured]) -> str:
     latency = next(m.cost["latency"] for m in measured if figure(m.cost, "latency"))
-    known = (latency.get("device") or run.machine.get("device"), run.machine.get("processor"))
-    device = ", ".join(str(name) for name in known if name)
+    device = measured_on(run, latency)
     count = number(latency.get("threads"))
     threads = f", {count:.0f} thread{'' if count == 1 else 's'}" if count else ""
     clock = f", clock {latency['clock']}" if latency.get("clock") else ""
     return f"Latency was measured on {device or 'an unnamed device'}{threads}{clock}, in batches of {latency.get('batch', 1)}; it holds for that machine only."
+
+
+def measured_on(run: Run, latency: Mapping[str, Any]) -> str:
+    """The device on which a time was measured, in words that name the processor; empty if no record does."""
+    device = str(latency.get("device") or run.machine.get("device") or "")
+    if (
+        device.startswith("cpu (") and "," in device
+    ):  # it names the processor itself, which older records left to the run
+        return device
+    return ", ".join(filter(None, (device, str(run.machine.get("processor") or ""))))
 
 
 def results(run: Run) -> Table:

@@ -19,6 +19,7 @@ from limbeck.data import load
 from limbeck.data.images import Splits
 from limbeck.engine.team import Team, fabric_for, member
 from limbeck.errors import Interrupted, LimbeckError
+from limbeck.processor import processor_name
 from limbeck.recipe import (
     Compress,
     Ensemble,
@@ -154,7 +155,7 @@ def begin(
         "versions": record.versions(),
         "machine": {
             "device": torch.cuda.get_device_name(team.device) if team.device.type == "cuda" else team.device.type,
-            "processor": record.processor(),
+            "processor": processor_name(),
             "devices": team.world,
         },
         "data": {
