@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 BF16_UNITS = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16", "bf16": "Arm's BF16"}
 
@@ -30,5 +32,10 @@ def bf16_unit() -> str | None:
     """
     import torch  # records name the processor without it
 
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
-    return next((unit for name, unit in BF16_UNITS.items() if capabilities.get(name, False)), None)
+    return next((unit for name, unit in BF16_UNITS.items() if _capabilities(torch.cpu).get(name, False)), None)
+
+
+def _capabilities(cpu: Any) -> Mapping[str, Any]:
+    if hasattr(cpu, "get_capabilities"):
+        return cpu.get_capabilities()
+    return {"amx_bf16": cpu._is_amx_tile_supported(), "avx512_bf16": cpu._is_avx512_bf16_supported()}  # older torch
