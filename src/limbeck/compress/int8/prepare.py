@@ -22,6 +22,7 @@ from limbeck.compress.int8.layers import (
     require_left_alone,
 )
 from limbeck.compress.int8.needs import quiet, require_installed
+from limbeck.compress.int8.patterns import few_patterns
 from limbeck.compress.int8.program import Quantized, count
 from limbeck.compress.int8.resting import require_rest, set_graph
 from limbeck.compress.int8.static import finished
@@ -161,7 +162,7 @@ def _made(model: nn.Module, settings: Mapping[str, Any], example: Any, *, compar
     if compared:
         require_rest(graph, learner, example)
     try:
-        with quiet(), own_random_numbers():
+        with quiet(), own_random_numbers(), few_patterns():
             graph = free_modes(prepare_qat_pt2e(graph, chosen))
     except Exception as error:  # of torchao's patterns: any kind
         raise LimbeckError(f"torchao cannot prepare {type(model).__name__} for training: {str(error)[:500]}") from error
@@ -197,7 +198,7 @@ def converted(model: nn.Module, example: Any) -> Quantized:
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
     own = copied(model).eval()
-    with quiet(), own_random_numbers(), torch.no_grad():
+    with quiet(), own_random_numbers(), torch.no_grad(), few_patterns():
         graph = free_modes(convert_pt2e(own.body))
     remove_dead(graph)
     return finished(graph, model.least, example, mode="qat", parameters=count(model), padded=model.padded)

@@ -21,6 +21,7 @@ from limbeck.compress.int8.layers import (
     require_left_alone,
 )
 from limbeck.compress.int8.needs import quiet, require_installed
+from limbeck.compress.int8.patterns import few_patterns
 from limbeck.compress.int8.program import Quantized, count, takes
 from limbeck.compress.plain import plain_copy
 from limbeck.compress.trial import require_finite, require_runs
@@ -125,7 +126,8 @@ def converted(
             samples = calibrate(watched, least, calibration, batches, example, "static quantization")
         else:
             run(watched, least, example)  # weights are measured in a forward, too
-        made = free_modes(convert_pt2e(watched))
+        with few_patterns():
+            made = free_modes(convert_pt2e(watched))
     remove_dead(made)
     return finished(made, least, example, mode=mode, samples=samples, parameters=parameters, padded=padded)
 
