@@ -72,12 +72,14 @@ def page(told: dict[str, Any]) -> str:
     """The page, from the data alone."""
     base: float = 100 * told["original"]["test"]["accuracy"]
     name = told["original"]["name"]
-    (left,) = (s["how"]["macs"] for s in told["recipe"]["stages"] if s["name"] == "pruned")
+    stages = {s["name"]: s for s in told["recipe"]["stages"]}
+    left = stages["pruned"]["how"]["macs"]
+    tuned = f"tuned {'with KD from the original' if stages[FLOAT]['kind'] == 'distill' else 'from labels'}"
     lines = [
         "# resnet56, made fast",
         "",
         f"{name} on CIFAR-10 ({base:.2f} % on the test part; one network for all seeds) is distilled into a shallower network, pruned to {100 * left:.0f} % of that "
-        "one's MACs, tuned with KD from the original, and quantized. Recipes: `benchmarks/compress/original.yaml` and "
+        f"one's MACs, {tuned}, and quantized. Recipes: `benchmarks/compress/original.yaml` and "
         f"`benchmarks/compress/{told['recipe']['name'].removeprefix('compress-')}.yaml`.",
         "",
         "| network | test accuracy, % | against the original, points |",
