@@ -297,3 +297,20 @@ def test_a_graph_that_cannot_be_is_told_in_the_error_alone(capfd):
     with pytest.raises(LimbeckError, match="cannot make a graph of Branching"):
         lk.Quantize("int8", mode="weights")(Branching(nn.Identity()).eval(), example=torch.zeros(2, 3, 8, 8))
     assert "class GraphModule" not in capfd.readouterr().err
+
+
+def test_a_weight_that_two_layers_share_is_named_as_tied():
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 1),
+        nn.Conv2d(8, 8, 1),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 1),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 2),
+    )
+    net[3].weight = net[1].weight
+    with pytest.raises(
+        LimbeckError, match=r"0: a convolution behind it computes with a tied weight: 1\.weight, 3\.weight are one;"
+    ):
+        lk.Prune(keep=0.5, by="l1")(net.eval(), example=torch.randn(2, 3, 6, 6))

@@ -65,6 +65,9 @@ def _unreadable(watch: Watch, weight: Any, what: str) -> str:
     """Why the channels before a layer stay whose weight `_weight` could not tell."""
     found = watch.param(weight)
     if found is None:
+        homes = watch.homes.get(id(weight), [])
+        if len(homes) > 1:
+            return f"a {what} behind it computes with a tied weight: {', '.join(homes)} are one"
         return f"the weights of a {what} behind it are computed, not stored"
     return f"a {what} behind it computes with {found.path} in another way than the layer that holds it (a tied weight)"
 

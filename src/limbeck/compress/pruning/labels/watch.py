@@ -46,16 +46,16 @@ class Watch:
         self.labels: dict[int, Tensor] = {}
         self.params: dict[int, Param] = {}
         self.kept: list[Any] = []  # so that no id is used twice
-        seen: dict[int, int] = {}
+        self.homes: dict[int, list[str]] = {}  # of every parameter, the paths under which it is held
         for path, module in self.modules.items():
             held = [*module._parameters.items(), *module._buffers.items()]
             for name, tensor in held:
                 if tensor is not None:
-                    seen[id(tensor)] = seen.get(id(tensor), 0) + 1
                     full = f"{path}.{name}" if path else name
+                    self.homes.setdefault(id(tensor), []).append(full)
                     self.params[id(tensor)] = Param(full, tuple(range(tensor.ndim)))
-        for key, times in seen.items():
-            if times > 1:  # a parameter with two homes cannot be cut in one of them
+        for key, paths in self.homes.items():
+            if len(paths) > 1:  # a parameter with two homes cannot be cut in one of them
                 del self.params[key]
 
     # -- labels of activations
