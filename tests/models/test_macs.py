@@ -116,6 +116,17 @@ def test_what_makes_a_weight_is_not_counted(kind):
     assert made.weight is not made.weight  # nothing is kept for later
 
 
+@pytest.mark.parametrize("kind", ["spectral_norm", "weight_norm"])
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated:FutureWarning")
+def test_what_the_older_hooks_do_is_not_counted(kind):
+    made = getattr(nn.utils, kind)(nn.Linear(8, 8))
+    net = nn.Sequential(made, nn.Linear(8, 3)).train()
+    hooks, state = list(made._forward_pre_hooks), {name: value.clone() for name, value in net.state_dict().items()}
+    assert models.count_macs(net, torch.zeros(1, 8)) == models.count_macs(net, torch.zeros(5, 8)) == 64 + 24
+    assert list(made._forward_pre_hooks) == hooks
+    assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
+
+
 def test_a_program_of_torch_export_is_counted_in_its_own_mode():
     net = nn.Sequential(nn.Linear(8, 4), nn.Dropout(), nn.Linear(4, 3)).eval()
     program = torch.export.export(net, (torch.zeros(2, 8),)).module()

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
+from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.utils.flop_counter import FlopCounterMode
 
 from limbeck.attention import slow_attention
@@ -46,8 +47,8 @@ def count_macs(model: nn.Module, inputs: Any) -> int:
     Counted by running the model once in evaluation mode (`torch.utils.flop_counter`, a MAC being two of its
     operations), not derived from its layers.  Attention's products are included; for that, its fused kernels, which
     the counter sees past, are off meanwhile.  Recurrent layers, whose kernels it does not see either, are counted as
-    two matrix products per step, direction and gate.  What parametrizations do to make a weight is not counted: it is
-    the same for every batch, and gone once they are removed.
+    two matrix products per step, direction and gate.  What parametrizations (and the older ``spectral_norm``) do to make a
+    weight is not counted: it is the same for every batch, and gone once they are removed.
 
     Args:
         model: any module; its mode, switches and buffers are put back, even after an error, and so are random numbers.
@@ -63,9 +64,13 @@ def count_macs(model: nn.Module, inputs: Any) -> int:
     ):
         to_eval(model)
         _make_weights(model)
-        with FlopCounterMode(display=False, custom_mapping=_PRODUCTS) as counter, _recurrent(model, counter) as extra:
+        with (
+            FlopCounterMode(display=False, custom_mapping=_PRODUCTS) as counter,
+            _recurrent(model, counter) as extra,
+            _spectral(model, counter) as weights,
+        ):
             _ = model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
-    return round((counter.get_total_flops() / 2 + sum(extra)) / batch)
+    return round(((counter.get_total_flops() - sum(weights)) / 2 + sum(extra)) / batch)
 
 
 def to_eval(model: nn.Module) -> None:
@@ -99,6 +104,25 @@ def as_found(*models: nn.Module) -> Iterator[None]:
                     part._buffers[key] = tensor
                     if tensor is not None and not tensor.is_inference():
                         tensor.copy_(copies[key])
+
+
+@contextmanager
+def _spectral(model: nn.Module, counter: FlopCounterMode) -> Iterator[list[int]]:
+    """Operations that the hooks of ``torch.nn.utils.spectral_norm`` do before the layers that they stand at."""
+    found: list[int] = []
+
+    def first(part: nn.Module, args: tuple[Any, ...]) -> None:
+        found.append(-counter.get_total_flops())
+
+    def last(part: nn.Module, args: tuple[Any, ...]) -> None:
+        found.append(counter.get_total_flops())
+
+    parts = [m for m in model.modules() if any(isinstance(h, SpectralNorm) for h in m._forward_pre_hooks.values())]
+    hooks = [
+        h for m in parts for h in (m.register_forward_pre_hook(first, prepend=True), m.register_forward_pre_hook(last))
+    ]
+    with hooked(hooks):
+        yield found
 
 
 _GATES = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1, "RNN_RELU": 1}
