@@ -9,8 +9,8 @@ seed: all forms of one batch size in one process, on one thread, taking turns.
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -76,7 +76,7 @@ def page(told: dict[str, Any]) -> str:
     left = stages["pruned"]["how"]["macs"]
     tuned = f"tuned {'with KD from the original' if stages[FLOAT]['kind'] == 'distill' else 'from labels'}"
     lines = [
-        "# resnet56, made fast",
+        f"# resnet56, made fast on {told['machine']['processor']}",
         "",
         f"{name} on CIFAR-10 ({base:.2f} % on the test part; one network for all seeds) is distilled into a shallower network, pruned to {100 * left:.0f} % of that "
         f"one's MACs, {tuned}, and quantized. Recipes: `benchmarks/compress/original.yaml` and "
@@ -138,13 +138,17 @@ def page(told: dict[str, Any]) -> str:
         f"Commits {', '.join(told['commits'])}; torch {told['versions']['torch']}; {told['machine']['processor']}.",
         "",
     ]
+    if told.get("note"):
+        lines += [told["note"], ""]
     return "\n".join(lines)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 2:
-        sys.exit(__doc__)
-    told = measured([Path(given) for given in sys.argv[1:]])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="+", type=Path, help="finished runs of one recipe")
+    parser.add_argument("--note", default="", help="what the records do not say, for the end of the page")
+    asked = parser.parse_args()
+    told = measured(asked.folders) | {"note": asked.note}
     result = RESULTS / f"{told['recipe']['name']}.json"
     result.write_text(json.dumps(told, indent=1) + "\n")
     result.with_suffix(".md").write_text(page(json.loads(result.read_text())))

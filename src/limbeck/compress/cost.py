@@ -185,9 +185,8 @@ def _words(device: torch.device) -> str:
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
     if device.type == "cpu":
-        return (
-            f"cpu ({', '.join(filter(None, (processor_name(), torch.backends.cpu.get_cpu_capability(), bf16_unit())))})"
-        )
+        known = processor_name(), torch.backends.cpu.get_cpu_capability(), bf16_unit()
+        return f"cpu ({', '.join(filter(None, known))})"
     return str(device)
 
 

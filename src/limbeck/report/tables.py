@@ -374,10 +374,8 @@ def _latency_words(run: Run, measured: Sequence[Measured]) -> str:
 def measured_on(run: Run, latency: Mapping[str, Any]) -> str:
     """The device on which a time was measured, in words that name the processor; empty if no record does."""
     device = str(latency.get("device") or run.machine.get("device") or "")
-    if (
-        device.startswith("cpu (") and "," in device
-    ):  # it names the processor itself, which older records left to the run
-        return device
+    if device.startswith("cpu (") and "," in device:
+        return device  # it names the processor itself, which older records left to the run
     return ", ".join(filter(None, (device, str(run.machine.get("processor") or ""))))
 
 

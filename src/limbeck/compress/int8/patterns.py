@@ -63,7 +63,12 @@ def _exported_once(export: Callable[..., fx.GraphModule]) -> Callable[..., fx.Gr
     """The same, from the second time on a copy of what came the first time."""
 
     def exported(pattern: Any, inputs: tuple[Any, ...], on_gpu: bool = False, **kwargs: Any) -> fx.GraphModule:
-        key = (*_of_function(pattern.fn), _shapes(inputs), on_gpu, _shapes(tuple(sorted(kwargs.items()))))
+        key = (
+            *_of_function(getattr(pattern, "fn", pattern)),
+            _shapes(inputs),
+            on_gpu,
+            _shapes(tuple(sorted(kwargs.items()))),
+        )
         if key not in _once:
             _once[key] = export(pattern, inputs, on_gpu, **kwargs)
         return copy.deepcopy(_once[key])
