@@ -9,15 +9,26 @@ from typing import Any
 import torch
 from torch import nn
 
+from limbeck.batches import changed
 from limbeck.compiling import without_limit
 from limbeck.compress import runtimes
-from limbeck.compress.int8.export import mapped
 from limbeck.compress.int8.needs import quiet
 from limbeck.compress.plain import plain
-from limbeck.errors import LimbeckError
+from limbeck.errors import LimbeckError, NameUnknown, unknown
 from limbeck.models.swap import copied
 from limbeck.phase import Batch
 from limbeck.processor import BF16_UNITS, bf16_unit
+
+FORMS = (
+    "eager",
+    "compiled",
+    "bf16 compiled",
+    "int8 eager",
+    "int8 compiled",
+    "onnxruntime",
+    "openvino",
+    "openvino bf16",
+)
 
 
 class Form(nn.Module):
@@ -108,9 +119,15 @@ def latency_forms(model: nn.Module, example: Any, only: Collection[str] | None =
     Args:
         only: names of the forms that are wanted; None: all.
 
+    Raises:
+        NameUnknown: there is no form of a name.
+
     >>> sorted(latency_forms(nn.Linear(4, 2), torch.zeros(3, 4), only=("eager", "compiled")))
     ['compiled', 'eager']
     """
+    for name in only or ():
+        if name not in FORMS:
+            raise NameUnknown(unknown("form", name, FORMS))
     return {name: form for name, form in tried(model, example, only) if isinstance(form, nn.Module)}
 
 
@@ -160,4 +177,4 @@ def _run(form: nn.Module, example: Any) -> Any:
 
 
 def _cast(value: Any, dtype: torch.dtype) -> Any:
-    return mapped(value, lambda t: t.to(dtype) if t.is_floating_point() else t)
+    return changed(value, lambda t: t.to(dtype) if t.is_floating_point() else t)

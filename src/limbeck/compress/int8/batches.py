@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from limbeck.batches import batch_size
-from limbeck.compress.int8.export import mapped
+from limbeck.batches import batch_size, moved, resized
 from limbeck.errors import HyperParameterError, NonFiniteError
 from limbeck.phase import Batch
 
@@ -21,7 +20,7 @@ def call(graph: Any, least: int, args: tuple[Any, ...], kwargs: Mapping[str, Any
     if least > 1:
         inputs = dict(kwargs) if kwargs else args[0]
         if batch_size(inputs) == 1:
-            twice = mapped(inputs, lambda value: torch.cat([value, value]))
+            twice = resized(inputs, 2)
             out = graph(**twice) if kwargs else graph(twice)
             return tree_map(lambda value: value[:1] if isinstance(value, Tensor) and value.ndim else value, out)
     return graph(*args, **kwargs)
@@ -42,7 +41,7 @@ def calibrate(graph: nn.Module, least: int, batches: Iterable[Batch], most: int 
     device, seen = device_of(like), 0
     with torch.no_grad():
         for index, batch in enumerate(islice(batches, most)):
-            inputs = mapped(batch.inputs, lambda value: value.to(device))
+            inputs = moved(batch.inputs, device)
             require_finite(f"calibration batch {index + 1}", inputs)
             run(graph, least, inputs)
             seen += batch_size(inputs)

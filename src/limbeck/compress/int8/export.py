@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from limbeck.attention import plain_attention
-from limbeck.batches import batch_size
+from limbeck.batches import batch_size, resized
 from limbeck.compress.int8.needs import quiet
-from limbeck.errors import LimbeckError, ShapeError
+from limbeck.errors import LimbeckError
 from limbeck.randomness import own_random_numbers
 from limbeck.taps import takes_any
 
@@ -38,10 +38,9 @@ def exported(model: nn.Module, example: Any, *, strict: bool = True) -> tuple[to
     Raises:
         LimbeckError: torch cannot make a graph of it; the message has the cause and what to try.
     """
-    inputs = two_rows(example)
     failures: list[Exception] = []
     for least in (1, 2):
-        args, kwargs, shapes = _call(model, inputs, torch.export.Dim("batch", min=least))
+        args, kwargs, shapes = _call(model, example, torch.export.Dim("batch", min=least))
         try:
             # torch prints the whole graph to stderr where a forward branches on values; the error below says it in a line
             with quiet(), own_random_numbers(), plain_attention(), redirect_stderr(StringIO()):
@@ -51,31 +50,23 @@ def exported(model: nn.Module, example: Any, *, strict: bool = True) -> tuple[to
     raise LimbeckError(_explain(model, failures[0])) from failures[0]
 
 
-def _call(model: nn.Module, inputs: Any, batch: Any) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
-    """Arguments for torch.export, with the first dimension of every tensor free."""
-    free = {0: batch}
+def _call(model: nn.Module, example: Any, batch: Any) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
+    """Arguments for torch.export, with the first dimension of every tensor that holds samples free."""
+    free, inputs = {0: batch}, two_rows(example)
     if isinstance(inputs, Mapping):
-        shapes = {key: free if _has_rows(value) else None for key, value in inputs.items()}
-        return (), dict(inputs), shapes
+        samples = batch_size(example)
+        return (), dict(inputs), {key: free if has_rows(value, samples) else None for key, value in example.items()}
     return (inputs,), {}, ((free,),) if takes_any(model) else (free,)
 
 
-def _has_rows(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.ndim > 0
+def has_rows(value: Any, samples: int) -> bool:
+    """Whether an input holds samples, so many, in its first dimension: a scale and a mask of positions do not."""
+    return isinstance(value, Tensor) and value.ndim > 0 and len(value) == samples
 
 
 def two_rows(inputs: Any) -> Any:
     """The first two samples of a batch, the only one twice: a batch of 1 would be taken for a constant."""
-    if not batch_size(inputs):
-        raise ShapeError("the example is empty")
-    return mapped(inputs, lambda value: torch.cat([value[:2]] * 2)[:2] if len(value) < 2 else value[:2])
-
-
-def mapped(inputs: Any, change: Any) -> Any:
-    """The inputs with every batched tensor changed."""
-    if isinstance(inputs, Mapping):
-        return {key: change(value) if _has_rows(value) else value for key, value in inputs.items()}
-    return change(inputs) if _has_rows(inputs) else inputs
+    return resized(inputs, 2)
 
 
 def as_graph(program: torch.export.ExportedProgram) -> fx.GraphModule:

@@ -53,10 +53,10 @@ def in_int8(graph: fx.GraphModule) -> dict[str, list[str]]:
 def unsuitable(graph: fx.GraphModule) -> list[str]:
     """Layers with weights of kinds that are never quantized here: transposed convolutions, recurrent layers, tables."""
     nodes = (node for node in graph.graph.nodes if node.op == "call_function")
-    return list(dict.fromkeys(place(node) for node in nodes if _kind(node).startswith(_FLOAT)))
+    return list(dict.fromkeys(place(node) for node in nodes if kind_of(node).startswith(_FLOAT)))
 
 
-def _kind(node: fx.Node) -> str:
+def kind_of(node: fx.Node) -> str:
     """The name of an operation of torch's: "conv_transpose2d"; of anything else ""."""
     return node.target.name().removeprefix("aten::") if isinstance(node.target, torch._ops.OpOverload) else ""
 

@@ -11,9 +11,11 @@ from torch import Tensor, fx, nn
 from limbeck.batches import batch_size
 from limbeck.compress.binary.layers import KINDS
 from limbeck.compress.finished import computed, require_unfinished
+from limbeck.compress.int8.answering import answer_plainly
 from limbeck.compress.int8.batches import calibrate, call
 from limbeck.compress.int8.dead import remove_dead
 from limbeck.compress.int8.export import as_graph, exported, free_modes, two_rows
+from limbeck.compress.int8.folding import constants, keep_apart, put_back, settle_constants, whole_norms
 from limbeck.compress.int8.layers import (
     left_alone,
     mark_holders,
@@ -152,20 +154,25 @@ def _made(model: nn.Module, settings: Mapping[str, Any], example: Any, *, compar
         mode="qat", per_channel=True, observer="", reduce_range=bool(settings.get("reduce_range")), skip=kept
     )
     learner = copied(model)
+    whole_norms(learner)
     _lift_zeros(learner)
+    answer_plainly(learner, example)
     program, least = exported(learner.train(), example)
     graph = as_graph(program)
     mark_holders(graph, learner, kept)
+    keep_apart(graph)
     require_foldable(graph)
     single, padded = _single(graph), padding(graph)
     _forget_counts(graph)
     if compared:
         require_rest(graph, learner, example)
+    known = constants(graph)
     try:
         with quiet(), own_random_numbers(), few_patterns():
             graph = free_modes(prepare_qat_pt2e(graph, chosen))
     except Exception as error:  # of torchao's patterns: any kind
         raise LimbeckError(f"torchao cannot prepare {type(model).__name__} for training: {str(error)[:500]}") from error
+    put_back(graph, known)
     require_left_alone(graph, kept)
     if not any(_is_rounding(part) for part in graph.modules()):
         raise LimbeckError("nothing was prepared: there is no convolution (1-D, 2-D) or linear layer left to quantize")
@@ -198,6 +205,7 @@ def converted(model: nn.Module, example: Any) -> Quantized:
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
     own = copied(model).eval()
+    settle_constants(own.body)
     with quiet(), own_random_numbers(), torch.no_grad(), few_patterns():
         graph = free_modes(convert_pt2e(own.body))
     remove_dead(graph)
@@ -219,10 +227,13 @@ def _lift_zeros(model: nn.Module) -> None:
 
 def _forget_counts(graph: fx.GraphModule) -> None:
     """Without ``num_batches_tracked += 1``, which nothing reads and which would count in evaluation, too."""
-    for node in list(graph.graph.nodes):
-        source = node.args[0] if node.args else None
-        counts = isinstance(source, fx.Node) and str(source.target).endswith("num_batches_tracked")
-        if node.target is _aten.add_.Tensor and counts and not node.users:
+    for node in reversed(graph.graph.nodes):  # a normalisation that is called twice counts on from the first
+        if node.target is not _aten.add_.Tensor or node.users:
+            continue
+        source = node.args[0]
+        while isinstance(source, fx.Node) and source.target is _aten.add_.Tensor:
+            source = source.args[0]
+        if isinstance(source, fx.Node) and str(source.target).endswith("num_batches_tracked"):
             graph.graph.erase_node(node)
     graph.recompile()
 

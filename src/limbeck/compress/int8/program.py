@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from limbeck.batches import moved
+from limbeck.batches import batch_size, moved
 from limbeck.compress.int8.batches import call
-from limbeck.compress.int8.export import as_graph, exported
+from limbeck.compress.int8.export import as_graph, exported, has_rows
 from limbeck.compress.int8.needs import quiet, require_installed
 from limbeck.errors import LimbeckError, WeightsError
 from limbeck.models.weights import write_whole
@@ -62,14 +62,18 @@ class Quantized(nn.Module):
     def example(self, batch: int = 2) -> Any:
         """Zeros in the shape that the network takes."""
         made = {
-            name: torch.zeros([] if shape is None else [batch, *shape], dtype=getattr(torch, dtype))
-            for name, (shape, dtype) in self.facts["takes"].items()
+            name: torch.zeros(shape if whole else [] if shape is None else [batch, *shape], dtype=getattr(torch, dtype))
+            for name, (shape, dtype, *whole) in self.facts["takes"].items()
         }
         return made.get("", made)
 
     def file(self) -> bytes:
         """The file of this network: a program of torch.export, without pickled objects."""
-        program, _ = exported(self.body, moved(self.example(), _device_of(self)))
+        whole = [shape[0] for shape, _, *whole in self.facts["takes"].values() if whole]
+        rows = next(
+            n for n in range(2, len(whole) + 3) if n not in whole
+        )  # else samples and positions were the same to torch
+        program, _ = exported(self.body, moved(self.example(rows), _device_of(self)))
         for node in program.graph.nodes:
             for key in _TALK:  # where in somebody's source a node comes from: two thirds of the file
                 node.meta.pop(key, None)
@@ -134,13 +138,18 @@ class Quantized(nn.Module):
 
 
 def takes(example: Any) -> dict[str, Any]:
-    """Shape of one sample (None: a single number for all) and type, by name of the input; "" where there is one without a name."""
-    parts = example if isinstance(example, Mapping) else {"": example}
-    return {
-        name: [list(value.shape[1:]) if value.ndim else None, str(value.dtype).removeprefix("torch.")]
-        for name, value in parts.items()
-        if isinstance(value, Tensor)
-    }
+    """Shape of one sample (None: a single number for all) and type, by name of the input; "" where there is one without a name.
+
+    Of what has no samples, a mask of positions say, the whole shape, and "whole" behind the type.
+    """
+    parts, samples = example if isinstance(example, Mapping) else {"": example}, batch_size(example)
+    found: dict[str, Any] = {}
+    for name, value in parts.items():
+        if isinstance(value, Tensor):
+            own = has_rows(value, samples) or not value.ndim
+            shape = None if not value.ndim else list(value.shape[1:] if own else value.shape)
+            found[name] = [shape, str(value.dtype).removeprefix("torch."), *([] if own else ["whole"])]
+    return found
 
 
 def count(model: nn.Module) -> int:

@@ -9,7 +9,8 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_flatten
 
 from limbeck.attention import plain_attention
-from limbeck.compress.int8.export import mapped, two_rows
+from limbeck.batches import changed
+from limbeck.compress.int8.export import two_rows
 from limbeck.compress.int8.layers import place
 from limbeck.compress.int8.needs import quiet
 from limbeck.errors import LimbeckError, listed
@@ -94,7 +95,7 @@ def _tried(model: nn.Module, inputs: Any) -> tuple[Any, bool, set[str]]:
     """What comes out, whether random numbers were drawn for it, and the buffers that were written to."""
     before = {name: value.clone() for name, value in model.named_buffers()}
     numbers = _numbers()
-    out = call(model, mapped(inputs, Tensor.clone))
+    out = call(model, changed(inputs, Tensor.clone))
     drew = any(not torch.equal(a, b) for a, b in zip(numbers, _numbers(), strict=True))
     now = dict(model.named_buffers())
     return out, drew, {name for name, old in before.items() if name in now and not torch.equal(now[name], old)}

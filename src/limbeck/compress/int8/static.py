@@ -9,9 +9,11 @@ import torch
 from torch import fx, nn
 
 from limbeck.compress.finished import require_unfinished
+from limbeck.compress.int8.answering import answer_plainly
 from limbeck.compress.int8.batches import calibrate, run
 from limbeck.compress.int8.dead import remove_dead
 from limbeck.compress.int8.export import as_graph, exported, free_modes
+from limbeck.compress.int8.folding import keep_apart
 from limbeck.compress.int8.layers import (
     in_int8,
     left_alone,
@@ -41,9 +43,11 @@ def float_graph(model: nn.Module, example: Any, kept: Collection[str] = ()) -> t
     require_finite(model)
     require_runs(model, example)
     own = plain_copy(model).eval()  # nothing is trained any more
+    answer_plainly(own, example)
     program, least = exported(own, example)
     graph = as_graph(program)
     mark_holders(graph, own, kept)
+    keep_apart(graph)
     return graph, least
 
 

@@ -37,16 +37,18 @@ class Stored(nn.Module):
         grid = symmetric(weight.float(), bits=bits, axis=0 if per_channel else None)
         integers = quantize(weight.float(), grid)
         self.bits, self.shape, self.count = bits, list(weight.shape), weight.numel()
+        self.dtype = weight.dtype
         self.register_buffer("values", _paired(integers) if bits == 4 else integers.to(torch.int8))
         scale, _ = grid.shaped(weight)
-        self.register_buffer("scale", scale.to(weight.dtype))
+        # Types of 16 bits round a scale by as much as the integers round the weight.
+        self.register_buffer("scale", scale.to(torch.promote_types(weight.dtype, torch.float32)))
 
     def forward(self) -> Tensor:
         values = self.values
         if self.bits == 4:
             halves = torch.stack([values & 15, values >> 4], 1).flatten()[: self.count]
             values = halves.to(self.scale.dtype) - 8
-        return values.reshape(self.shape).to(self.scale.dtype) * self.scale
+        return (values.reshape(self.shape).to(self.scale.dtype) * self.scale).to(self.dtype)
 
 
 def _paired(integers: Tensor) -> Tensor:
@@ -78,9 +80,19 @@ def stored(model: nn.Module, example: Any, *, bits: int, per_channel: bool, skip
     if not layers["int8"]:
         raise LimbeckError("nothing was quantized: there is no convolution or linear layer left to work on")
     remove_dead(graph)
-    told = {"float": layers["float"] + unsuitable(graph), f"int{bits}": layers["int8"]}
+    others = unsuitable(graph)
+    sharing = [name for name in others if name in _reading(graph)]  # a table that is the weight of a linear layer, too
+    in_float = layers["float"] + [name for name in others if name not in sharing]
+    told = {"float": in_float, f"int{bits}": layers["int8"] + sharing}
     facts = {"mode": "weights", "least": least, "takes": takes(example), "layers": told, "parameters": count(model)}
     return Quantized(graph, facts)
+
+
+def _reading(graph: fx.GraphModule) -> set[str]:
+    """The modules that compute with a stored weight."""
+    modules = dict(graph.named_modules())
+    stored = [n for n in graph.graph.nodes if n.op == "call_module" and isinstance(modules[str(n.target)], Stored)]
+    return {place(user) for node in stored for user in node.users}
 
 
 def _replace(
