@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import limbeck as lk
-from limbeck.errors import DataError, HyperParameterError, LimbeckError, RunFolderError
+from limbeck.errors import DataError, HyperParameterError, LimbeckError, RunFolderError, ShapeError
 from limbeck.models.macs import count_macs
 
 ONE = lk.Training(epochs=1, optimizer=lk.Optimizer(lr=0.05))
@@ -203,6 +203,39 @@ def test_a_folder_of_another_chain(tmp_path):
         lk.compress(net(), [lk.Prune(keep=0.5), lk.Tune()], rows(), out=tmp_path, **QUIET)
     with pytest.raises(RunFolderError, match="its seed is 0, this one's 1"):
         lk.compress(net(), lk.Prune(keep=0.5), rows(), out=tmp_path, seed=1, **QUIET)
+
+
+def test_a_folder_of_something_else_or_where_nothing_can_be_written(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "ledger.json").write_text("mine")
+    with pytest.raises(RunFolderError, match=r"holds no chain and is not empty \(it holds ledger\.json\)"):
+        lk.compress(net(), lk.Prune(keep=0.5), rows(), out=tmp_path / "mine", **QUIET)
+    assert [path.read_text() for path in (tmp_path / "mine").iterdir()] == ["mine"]
+    for place in (tmp_path / "mine" / "ledger.json", tmp_path / "mine" / "ledger.json" / "in"):
+        with pytest.raises(RunFolderError, match=r"cannot write in .*; choose another folder with out"):
+            lk.compress(net(), lk.Prune(keep=0.5), rows(), out=place, **QUIET)
+
+
+def test_a_step_whose_weights_are_gone_is_done_again_to_the_same_bits(tmp_path):
+    steps = [lk.Prune(keep=0.5), lk.Tune(epochs=1)]
+    first = bits(lk.compress(net(), steps, rows(), out=tmp_path, **QUIET))
+    (left,) = (tmp_path / "2-tune").glob("*.safetensors")
+    left.unlink()
+    assert same(bits(lk.compress(net(), steps, rows(), out=tmp_path, **QUIET)), first)
+    assert left.exists()
+
+
+def test_a_network_that_answers_with_one_number_cannot_be_measured():
+    class Sums(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = net()
+
+        def forward(self, x):
+            return self.body(x).sum()
+
+    with pytest.raises(ShapeError, match="a single number for a batch"):
+        lk.compress(Sums(), lk.Prune(keep=0.5), rows(), evaluate=rows(), **QUIET)
 
 
 def other(seed=7):

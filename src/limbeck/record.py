@@ -100,6 +100,22 @@ def read_json(path: Path) -> dict[str, Any] | None:
     return found
 
 
+def require_writable(folder: Path, setting: str = "--out") -> None:
+    """Make the folder, and refuse one in which nothing can be written.
+
+    Raises:
+        RunFolderError: that is so; the message names the setting to change.
+    """
+    why = "no permission"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            return
+    except OSError as error:
+        why = error.strerror or str(error)
+    raise RunFolderError(f"cannot write in {folder}: {why}; choose another folder with {setting}")
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Keep other processes from running in the same folder.
@@ -107,14 +123,8 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         RunFolderError: one does already, or the folder cannot be made.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("a")
-    except OSError as error:
-        raise RunFolderError(
-            f"cannot write in {folder}: {error.strerror or error}; choose another folder with --out"
-        ) from error
-    with file:
+    require_writable(folder)
+    with (folder / ".lock").open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

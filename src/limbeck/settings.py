@@ -42,6 +42,27 @@ def require_whole(**counts: object) -> None:
         require(isinstance(count, Integral) and not isinstance(count, bool), name, count, "a whole number")
 
 
+def names_of(setting: str, given: object, what: str = "layers") -> tuple[str, ...]:
+    """Check a setting that is a list of names.
+
+    >>> names_of("skip", ["fc"])
+    ('fc',)
+    >>> names_of("skip", "fc")
+    Traceback (most recent call last):
+    limbeck.errors.HyperParameterError: skip = 'fc': a list of names of layers, such as ['fc']
+    """
+    ok = isinstance(given, (list, tuple)) and all(isinstance(name, str) and name for name in given)
+    such = f", such as [{given!r}]" if isinstance(given, str) and given else ""
+    require(ok, setting, given, f"a list of names of {what}{such}")
+    return tuple(given)  # type: ignore[arg-type]
+
+
+def require_parts(setting: str, given: object) -> None:
+    """Check that a setting gives names numbers; the numbers are another matter."""
+    ok = isinstance(given, Mapping) and all(isinstance(name, str) and name for name in given)
+    require(ok, setting, given, "layers and the part of each, such as {'fc': 0.5}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Ramp:
     """A weight that moves linearly with training, then stays.

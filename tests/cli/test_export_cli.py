@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -332,3 +336,12 @@ def test_one_exported_network_has_no_stages(folder, pictures, capsys):
     made = folder / "exports" / "kd-seed-0-safetensors"
     assert main(["predict", str(made), pictures[0][0], "--model", "kd"]) == 2
     assert "holds one exported network; --model and --seed are for the folder of a run" in capsys.readouterr().err
+
+
+def test_a_picture_whose_name_is_no_text(folder, pictures, tmp_path):
+    odd = tmp_path / os.fsdecode(b"\xff\xfe.png")
+    odd.write_bytes(Path(pictures[0][0]).read_bytes())
+    for more in ([], ["--json"]):
+        told = subprocess.run([sys.executable, "-m", "limbeck", "predict", folder, odd, *more], capture_output=True)
+        assert (told.returncode, told.stderr) == (0, b"")
+        assert b".png" in told.stdout

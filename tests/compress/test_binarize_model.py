@@ -458,7 +458,7 @@ def test_a_layer_to_keep_that_does_not_exist():
         ({"form": "tnn"}, "form = 'tnn': one of bnn, bwn, xnor"),
         ({"fewest": 1}, "fewest = 1: 2 or more: of a single weight its scale is the whole"),
         ({"fewest": 2.5}, "fewest = 2.5: a whole number"),
-        ({"keep": "fc"}, "keep = 'fc': a list of layers, each by its path"),
+        ({"keep": "fc"}, "keep = 'fc': a list of names of layers"),
         ({"ends": 1}, "ends = 1: True or False"),
         ({"form": "xnor", "stochastic": True}, "stochastic = True: only form 'bnn' draws signs, and this is 'xnor'"),
     ],

@@ -289,7 +289,15 @@ def test_numbers_that_are_no_numbers():
     model = small()
     with torch.no_grad():
         model[3].weight[0, 0, 0, 0] = float("nan")
+    with pytest.raises(NonFiniteError, match=r"3.weight is non-finite: it holds 1 NaN and 0 inf"):
+        Factorize(energy=0.5, measured=False)(model, example=X)
+
     with pytest.raises(NonFiniteError, match="the output of this Sequential on the example, before anything"):
+        Factorize(energy=0.5, measured=False)(small(), example=X * float("inf"))
+    model = small()
+    with torch.no_grad():
+        model[3].bias[0] = -float("inf")  # behind a ReLU no output tells of it
+    with pytest.raises(NonFiniteError, match=r"3.bias is non-finite"):
         Factorize(energy=0.5, measured=False)(model, example=X)
 
     class Hides(nn.Module):
@@ -303,7 +311,7 @@ def test_numbers_that_are_no_numbers():
     hides = Hides()
     with torch.no_grad():
         hides.fc.weight[0, 0] = float("inf")
-    with pytest.raises(NonFiniteError, match="the weight of fc is non-finite"):
+    with pytest.raises(NonFiniteError, match=r"fc.weight is non-finite: it holds 0 NaN and 1 inf"):
         Factorize(energy=0.5, measured=False)(hides, example=torch.ones(2, 4))
 
 

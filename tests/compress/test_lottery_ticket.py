@@ -426,3 +426,50 @@ def test_the_first_weights_are_needed_and_must_fit():
         Ticket()(final, example=X, beside=(other[:5],))
     with pytest.raises(LimbeckError, match="layer '0' has no mask: a control takes that of a ticket"):
         Replant()(final, example=X, beside=(final,))
+
+
+def test_a_skipped_output_leaves_its_rate_to_nobody():
+    model = net()
+    new = Ticket(rate=0.4, skip=("6",))(model, example=X, beside=(model,))
+    assert layer_densities(new) == {"0": pytest.approx(0.6, abs=0.02), "4": pytest.approx(0.6)}
+    new = Ticket(rate=0.4, output_rate=0.1, skip=("6",))(model, example=X, beside=(model,))
+    assert layer_densities(new)["4"] == pytest.approx(0.6)
+    assert any("output_rate holds for no layer" in note for note in findings(new).notes)
+    whole = Ticket(rate=0.4)(model, example=X, beside=(model,))
+    assert layer_densities(whole)["6"] == pytest.approx(0.8)
+
+
+def test_normalisation_of_every_kind_learns_beside_scores():
+    for norm in (nn.RMSNorm(16), nn.LayerNorm(16), nn.BatchNorm1d(16)):
+        new = Scores()(nn.Sequential(nn.Linear(8, 16), norm, nn.Linear(16, 4)), example=torch.randn(4, 8))
+        new(torch.randn(4, 8)).square().sum().backward()
+        assert new[1].weight.grad is not None
+        assert new[0].parametrizations.weight.original.grad is None
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (
+            lambda: LotteryTicket(controls="reinit"),
+            r"controls = 'reinit': a list of names of controls, such as \['reinit'\]",
+        ),
+        (lambda: LotteryTicket(controlled=3), r"controlled = 3: a list of rounds, such as \[1\]"),
+        (lambda: LotteryTicket(sign="no"), "sign = 'no': True or False"),
+        (lambda: LotteryTicket(seed=1.5), "seed = 1.5: a whole number"),
+        (lambda: Supermask(seed=1.5), "seed = 1.5: a whole number"),
+        (lambda: Supermask(skip="fc"), "skip = 'fc': a list of names of layers"),
+    ],
+)
+def test_settings_of_another_kind_are_refused(make, text):
+    with pytest.raises(HyperParameterError, match=text):
+        make()
+
+
+def test_scores_that_keep_nothing_say_what_helps():
+    new = Scores()(net(), example=X)
+    for name, p in new.named_parameters():
+        if name.endswith("scores"):
+            p.data.fill_(-1.0)
+    with pytest.raises(HyperParameterError, match="train its scores for fewer epochs or with a lower lr"):
+        Decide()(new, example=X)

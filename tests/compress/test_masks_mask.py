@@ -437,3 +437,62 @@ def test_the_part_says_how_it_was_made():
     part = Masked([2, 3], rests=True, dtype="float64")
     assert Masked(**part.made).rest.dtype == torch.float64
     assert Masked(**Masked([2]).made).rest is None
+
+
+def test_the_output_is_the_last_layer_even_where_it_has_no_mask():
+    model, x = (
+        nn.Sequential(nn.Linear(8, 50), nn.ReLU(), nn.Linear(50, 40), nn.ReLU(), nn.Linear(40, 4)),
+        torch.zeros(2, 8),
+    )
+    new = Mask(sparsity=0.8, output=0.1, skip=("4",))(model, example=x)
+    assert layer_densities(new) == {"0": pytest.approx(0.2), "2": pytest.approx(0.2)}
+    assert any("output holds for no layer" in note for note in findings(new).notes)
+    assert not any("output holds" in note for note in findings(Mask(sparsity=0.8, output=0.1)(model, example=x)).notes)
+
+
+def test_a_path_counts_before_a_pattern():
+    model, x = nn.Sequential(nn.Linear(8, 50), nn.ReLU(), nn.Linear(50, 4)), torch.zeros(2, 8)
+    for layers in ({"2": 0.0, "*": 0.75}, {"*": 0.75, "2": 0.0}):
+        assert layer_densities(Mask(sparsity=0.5, layers=layers)(model, example=x)) == {"0": 0.25, "2": 1.0}
+
+
+def test_dropouts_go_by_the_layer_right_before_them():
+    x = torch.zeros(2, 8)
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 16), nn.Dropout(0.5), nn.Linear(16, 4))
+    assert Mask(sparsity=0.75, skip=("2",), dropout=True)(model, example=x)[3].p == 0.5
+    assert Mask(sparsity=0.75, dropout=True)(model, example=x)[3].p == 0.25
+    flat = nn.Sequential(nn.Conv2d(3, 16, 3), nn.Dropout2d(0.5), nn.Flatten(), nn.Linear(576, 4))
+    assert Mask(sparsity=0.75, dropout=True)(flat, example=torch.zeros(2, 3, 8, 8))[1].p == 0.25
+
+
+def test_what_has_no_effect_is_told():
+    model, x = nn.Sequential(nn.Linear(8, 50), nn.ReLU(), nn.Linear(50, 4)), torch.zeros(2, 8)
+    sparse = Mask(sparsity=0.9)(model, example=x)
+    notes = findings(Mask(sparsity=0.5, scope="global")(sparse, example=x)).notes
+    assert any("2 layers of one order stay as they are" in note for note in notes)
+
+    class Functional(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(8, 4)
+
+        def forward(self, x):
+            return nn.functional.linear(x, self.a.weight)
+
+    with pytest.raises(LimbeckError, match="to mask; a has no mask: the example does not call it"):
+        Mask()(Functional(), example=x)
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"skip": "fc"}, r"skip = 'fc': a list of names of layers, such as \['fc'\]"),
+        ({"skip": None}, "skip = None: a list of names"),
+        ({"layers": ["fc"]}, r"layers = \['fc'\]: layers and the part of each"),
+        ({"by": "random", "seed": "a"}, "seed = 'a': a whole number"),
+        ({"q": 0.5, "steps": 2, "schedule": "cubic"}, "schedule = 'cubic': q looks at magnitudes"),
+    ],
+)
+def test_more_settings_that_are_refused(settings, text):
+    with pytest.raises(HyperParameterError, match=text):
+        Mask(**settings)

@@ -475,8 +475,11 @@ def test_soft_pruning_zeroes_and_lets_come_back(net: nn.Module) -> None:
         ),
         ({"keep": 0.5, "multiple": 0}, "multiple = 0"),
         ({"keep": 0.5, "minimum": 0}, "minimum = 0"),
-        ({"keep": 0.5, "ignore": "fc"}, "ignore = 'fc': a list of layers"),
+        ({"keep": 0.5, "ignore": "fc"}, "ignore = 'fc': a list of names of layers"),
         ({"keep": 0.5, "layers": {"fc": 0}}, r"layers\['fc'\] = 0"),
+        ({"keep": 0.5, "layers": ["fc"]}, r"layers = \['fc'\]: layers and the part of each"),
+        ({"keep": 0.5, "ignore": None}, "ignore = None: a list of names"),
+        ({"macs": 1}, r"macs = 1: a part in \(0, 1\), or a number above 1"),
         ({"keep": 0.5, "soft": True}, "soft = True: soft pruning takes steps of 2 or more"),
         ({"keep": 0.5, "steps": 2, "step": 3}, "step = 3: from 1 to steps = 2"),
         ({"keep": 0.5, "epochs": 0}, "epochs = 0"),
@@ -510,3 +513,106 @@ def test_presets() -> None:
     for name, settings in Prune.presets.items():
         made = Prune(**{"keep": 0.5, **settings})
         assert dataclasses.asdict(made)["by"] == settings["by"], name
+
+
+# -- what goes beyond layers ----------------------------------------------------------------------------
+
+
+class Attends(nn.Module):
+    """An attention of its own, whose products shrink with its layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v = nn.Linear(16, 24), nn.Linear(16, 24), nn.Linear(16, 16)
+        self.o, self.fc = nn.Linear(16, 16), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen = torch.softmax(self.q(x) @ self.k(x).transpose(1, 2) / 5, -1) @ self.v(x)
+        return self.fc(self.o(seen).mean(1))
+
+
+class Twice(nn.Module):
+    """A weight that is used by its layer and by the forward itself, or by the forward alone."""
+
+    def __init__(self, called: bool) -> None:
+        super().__init__()
+        self.called = called
+        self.stem, self.a, self.fc = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).relu()
+        x = (self.a(x) if self.called else F.conv2d(x, self.a.weight, self.a.bias, padding=1)).relu()
+        return self.fc(F.conv2d(x, self.a.weight, padding=2, dilation=2).relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize("target", [0.7, 0.5])
+@pytest.mark.parametrize(
+    ("make", "x"),
+    [
+        (Attends, torch.randn(2, 32, 16)),
+        (lambda: Twice(True), torch.randn(2, 3, 8, 8)),
+        (lambda: Twice(False), torch.randn(2, 3, 8, 8)),
+    ],
+)
+def test_arithmetic_that_no_layer_does_counts(make: type[nn.Module], x: Tensor, target: float) -> None:
+    net = make()
+    before, after = count_macs(net, x), count_macs(Prune(macs=target, multiple=1)(net, example=x), x)
+    assert (target - 0.15) * before <= after <= target * before
+
+
+def test_weights_that_no_layer_holds_are_judged() -> None:
+    class Bare(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w, self.u = nn.Parameter(torch.ones(8, 4)), nn.Parameter(torch.randn(3, 8))
+            with torch.no_grad():
+                self.w.mul_(torch.tensor([5.0, 1.0, 6.0, 2.0, 7.0, 3.0, 8.0, 4.0])[:, None])
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.linear(F.linear(x, self.w).relu(), self.u)
+
+    for by in ("l1", "l2"):
+        assert Prune(keep=0.5, by=by, multiple=1)(Bare(), example=torch.randn(2, 4)).w[:, 0].tolist() == [5, 6, 7, 8]
+
+
+def test_layers_that_contradict_each_other(net: nn.Module) -> None:
+    with pytest.raises(HyperParameterError, match=r"can only go together \(layer2.0.conv2, layer2.0.shortcut.0\)"):
+        Prune(keep=1.0, layers={"layer2.0.conv2": 0.5, "layer2.0.shortcut.0": 0.25})(net, example=X)
+    for named in ({"layer2": 0.75, "layer2.0.conv1": 0.25}, {"layer2.0.conv1": 0.25, "layer2": 0.75}):
+        found = findings(Prune(keep=1.0, layers=named)(net, example=X)).details["widths"]
+        assert (found["layer2.0.conv1"], found["layer2.0.conv2"]) == ([32, 8], [32, 24])
+
+
+def test_what_settings_leave_whole_is_told(net: nn.Module) -> None:
+    told = findings(Prune(keep=0.5, ignore=("layer2.0.shortcut",))(net, example=X))
+    assert "ignore names it" in told.details["left"]["layer2.0.conv2"]
+    assert any("layer2.0.conv2, layer2.0.shortcut.0: ignore" in note for note in told.notes)
+    told = findings(Prune(keep=0.5, residual=False)(net, example=X))
+    assert "residual = False" in told.details["left"]["layer1.0.conv2"]
+    with pytest.raises(HyperParameterError, match=r"'layer2.0.conv2' makes can be removed: ignore names it"):
+        Prune(keep=0.5, ignore=("layer2.0.shortcut",), layers={"layer2.0.conv2": 0.5})(net, example=X)
+
+
+def test_numbers_that_are_none_in_calibration(net: nn.Module) -> None:
+    bad = X.clone()
+    bad[3, 0, 0, 0] = float("nan")
+    with pytest.raises(
+        NonFiniteError, match=r"the statistics of stem.1 came out as NaN or infinite on the calibration"
+    ):
+        Prune(keep=0.5)(net, example=X, calibration=[X, bad])
+    plain = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.ReLU(), nn.Conv2d(16, 4, 3))
+    with pytest.raises(NonFiniteError, match="the network answers NaN on a calibration batch"):
+        Prune(macs=0.5, multiple=1)(plain, example=X, calibration=[X, bad])
+
+
+def test_a_time_that_cannot_be_taken_with_so_many_samples() -> None:
+    class Frames(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(8, 16), nn.Linear(16, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(self.a(x).relu().unflatten(0, (-1, 4)).mean(1))
+
+    with pytest.raises(HyperParameterError, match="batch = 1: the network does not run on so many samples"):
+        Prune(latency=0.7)(Frames(), example=torch.randn(8, 8))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -352,3 +354,41 @@ def test_parameter_arithmetic() -> None:
         model = nn.Sequential(nn.Conv2d(4, 3, kernel, bias=False), nn.ReLU(), nn.Conv2d(3, 2, kernel, bias=False))
         less = removed(model, groups(model, torch.zeros(1, 4, 8, 8)), {"0": [1]})
         assert [sum(p.numel() for p in m.parameters()) for m in (model, less)] == [before, after]
+
+
+@dataclass
+class Answer:
+    logits: torch.Tensor
+    features: list[torch.Tensor]
+
+
+class Deep(nn.Module):
+    """Answers with tensors in a list in an object, or adds them while it trains."""
+
+    def __init__(self, always: bool) -> None:
+        super().__init__()
+        self.a, self.b, self.fc = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 24, 3, padding=1), nn.Linear(24, 4)
+        self.always = always
+
+    def forward(self, x: torch.Tensor) -> Any:
+        x = self.a(x).relu()
+        y = self.fc(self.b(x).relu().mean((2, 3)))
+        if self.always:
+            return Answer(y, [x])
+        return (y, x) if self.training else y
+
+
+@pytest.mark.parametrize("always", [True, False])
+def test_outputs_stay_however_deep_and_whenever_they_come(always: bool) -> None:
+    graph = channel_graph(Deep(always), torch.randn(2, 3, 8, 8))
+    assert [(group.name, group.size) for group in graph.groups] == [("b", 24)]
+    assert graph.left["a"] == "it is the output of the network"
+
+
+def test_inference_mode_hides_nothing() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    with torch.inference_mode():
+        assert [group.name for group in groups(net, torch.randn(2, 3, 8, 8))] == ["0"]
+        less = Prune(keep=0.5)(net, example=torch.randn(2, 3, 8, 8))
+    assert less[0].out_channels == 4
+    assert not less[0].weight.is_inference()

@@ -94,6 +94,22 @@ def test_half_precision_is_measured_in_float32():
     assert float(affine(x).scale) == pytest.approx(4 / 255)
 
 
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("bits", [8, 12, 16])
+def test_the_error_is_half_a_step_in_every_precision(kind, bits):
+    x = torch.linspace(-0.3, 1, 1001).to(kind)
+    for grid in (affine(x, bits=bits), symmetric(x, bits=bits)):
+        apart = dequantize(quantize(x, grid), grid).double() - x.double()
+        assert float((apart.abs() / grid.scale).max()) <= 0.505
+
+
+def test_a_range_that_float32_can_hardly_hold():
+    x = torch.tensor([-3e38, 3e38])
+    grid = affine(x)
+    assert bool(grid.scale.isfinite())
+    assert torch.allclose(dequantize(quantize(x, grid), grid), x, rtol=0.01)
+
+
 @pytest.mark.parametrize("bits", [0, -1, 17, 2.5, True])
 def test_bits(bits):
     with pytest.raises(HyperParameterError, match="bits"):

@@ -9,8 +9,10 @@ import torch
 from torch import nn
 
 import limbeck as lk
+from limbeck.compress.forms import latency_forms
+from limbeck.compress.lowrank.fold import fold
 from limbeck.compressor import findings
-from limbeck.errors import LimbeckError
+from limbeck.errors import LimbeckError, NameUnknown
 from limbeck.models.macs import count_macs
 from limbeck.models.swap import copied, refer_anew
 
@@ -314,3 +316,32 @@ def test_a_weight_that_two_layers_share_is_named_as_tied():
         LimbeckError, match=r"0: a convolution behind it computes with a tied weight: 1\.weight, 3\.weight are one;"
     ):
         lk.Prune(keep=0.5, by="l1")(net.eval(), example=torch.randn(2, 3, 6, 6))
+
+
+@pytest.mark.parametrize(
+    "how",
+    [lk.Prune(keep=0.5), lk.Mask(), lk.Factorize(rank=2, measured=False), lk.Quantize("int8"), lk.Binarize("bwn")],
+    ids=lambda how: type(how).__name__,
+)
+def test_layers_that_are_not_there_yet(how):
+    net = nn.Sequential(nn.Flatten(), nn.LazyLinear(8), nn.ReLU(), nn.LazyLinear(4))
+    with pytest.raises(
+        LimbeckError, match=r"1.weight, .* are not there yet \(lazy\): run the network on a batch first"
+    ):
+        how(net, example=torch.randn(4, 3, 2, 2))
+
+
+def test_a_part_with_a_hook_is_not_folded_away():
+    net = lk.Factorize(rank=2, measured=False)(
+        nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 4)), example=torch.randn(2, 8)
+    )
+    net[0].down.register_forward_hook(lambda module, args, output: 2 * output)
+    x = torch.randn(5, 8)
+    folded = fold(net)
+    assert isinstance(folded[2], nn.Linear)
+    assert torch.allclose(folded(x), net(x), atol=1e-5)
+
+
+def test_a_form_that_is_none():
+    with pytest.raises(NameUnknown, match="no form 'eagr'; near: eager"):
+        latency_forms(nn.Linear(4, 2), torch.zeros(3, 4), only=("eagr",))

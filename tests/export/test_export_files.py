@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -205,6 +206,26 @@ def test_an_earlier_export_is_replaced(made):
     assert {path.name for path in again.folder.iterdir()} == {"model.pt2", "deploy.json"}
     assert [path.name for path in made.folder.parent.iterdir()] == ["net"]
     assert again.file.read_bytes() != before
+
+
+def test_a_link_to_an_earlier_export_stays_one(made, tmp_path):
+    (tmp_path / "link").symlink_to(made.folder)
+    export(network(7), tmp_path / "link", to="torch", example=EXAMPLE)
+    assert (tmp_path / "link").is_symlink()
+    assert {path.name for path in made.folder.iterdir()} == {"model.pt2", "deploy.json"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "net"]
+
+
+def test_what_a_killed_export_put_aside_comes_back_or_goes(made):
+    gone = next(number for number in range(100_000, 200_000) if not Path(f"/proc/{number}").exists())
+    aside = made.folder.with_name(f".net.{gone}.old")
+    made.folder.rename(aside)
+    with pytest.raises(LimbeckError):
+        export(nn.Dropout(), made.folder, to="torch", example=torch.zeros(3))
+    export(network(), made.folder.with_name("net2"), to="safetensors", example=EXAMPLE)
+    assert aside.exists()  # another export's
+    export(network(7), made.folder, to="torch", example=EXAMPLE)
+    assert sorted(path.name for path in made.folder.parent.iterdir()) == ["net", "net2"]
 
 
 def test_and_stays_where_the_new_one_fails(made):

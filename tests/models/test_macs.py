@@ -85,6 +85,26 @@ def test_products_with_vectors_and_of_two_inputs():
     assert models.count_macs(nn.Bilinear(3, 4, 5), {"input1": torch.zeros(2, 3), "input2": torch.zeros(2, 4)}) == 60
 
 
+@pytest.mark.parametrize(
+    ("product", "rows", "macs"),
+    [
+        (lambda x, w: torch.addmv(torch.zeros(4), w, x[0]), 1, 4 * 6),
+        (lambda x, w: torch.addbmm(torch.zeros(1, 4), x.unsqueeze(1), w.t().expand(3, 6, 4)), 3, 4 * 6),
+        (lambda x, w: torch.vdot(x[0], w[0]), 1, 6),
+    ],
+)
+def test_products_under_other_names(product, rows, macs):
+    class Does(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = nn.Parameter(torch.ones(4, 6))
+
+        def forward(self, x):
+            return product(x, self.w)
+
+    assert models.count_macs(Does(), torch.ones(rows, 6)) == macs
+
+
 def test_a_mapping_becomes_keyword_arguments():
     class Two(nn.Module):
         def __init__(self):

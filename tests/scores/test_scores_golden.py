@@ -312,3 +312,9 @@ def test_spearman_by_the_sum_of_squared_rank_differences():
 def test_ties_go_by_index():
     assert scores.lowest(torch.zeros(300), 5).tolist() == [0, 1, 2, 3, 4]
     assert scores.lowest(torch.tensor([1.0, -math.inf, 0.0]), 2).tolist() == [1, 2]
+
+
+def test_squares_that_float32_cannot_hold():
+    assert torch.allclose(scores.unit_norm(torch.tensor([3e-25, 4e-25])), torch.tensor([0.6, 0.8]))
+    assert torch.allclose(scores.unit_norm(torch.tensor([3e20, 4e20])), torch.tensor([0.6, 0.8]))
+    assert torch.allclose(scores.l2(torch.tensor([[3e20, 4e20], [3e-25, 4e-25]])), torch.tensor([5e20, 5e-25]))

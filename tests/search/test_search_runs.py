@@ -275,6 +275,14 @@ def test_another_search_or_something_else_in_the_folder_is_refused(done, tmp_pat
         ("search.space={stages.low.how.energy: {low: 0.1, hgh: 0.5}}", "no key 'hgh' in a range; near: high"),
         ("search.space={stages.low.how.energy: []}", "an empty list"),
         ("search.space={stages.low.how.energy: [1, 1]}", "the same choice twice"),
+        (
+            "search.space={stages.low.how.energy: [0.5, 0.6], stages.1.how.energy: [0.9]}",
+            r"stages\.1\.how\.energy: is the same setting as stages\.low\.how\.energy",
+        ),
+        (
+            "search.space={stages.low.how.energy: [0.5, 0.6], stages.low.how: [{kind: prune, macs: 0.5}]}",
+            r"stages\.low\.how: and stages\.low\.how\.energy vary the same setting",
+        ),
         ("search.space={stages.low.how.energy: 3}", "expected a list of choices, or {low"),
         ("search.space={seeds: [[0], [1]]}", "cannot vary: trials are compared over the same seeds"),
         ("stages.lw.model=big", "no stage 'lw'"),

@@ -177,7 +177,7 @@ def _file(role: str) -> str:
 
 def _finished(folder: Path, key: str, models: Mapping[str, nn.Module]) -> Record | None:
     kept = files.read_json(folder / "record.json")
-    if kept is None:
+    if kept is None or not all((folder / _file(role)).exists() for role in learners(models)):
         return None
     if kept.pop("identity", None) != key:
         raise RunFolderError(f"{folder} holds a training with another method, settings or seed; choose another out")

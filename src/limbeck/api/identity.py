@@ -43,9 +43,13 @@ def require_same(setting: Setting, chain: Sequence[Any]) -> None:
         **samples(chain, setting.calibration),
         "example": _form(setting.example),
     }
+    files.require_writable(folder, "out")
     kept = files.read_json(folder / _FILE)
     if kept is None:
-        folder.mkdir(parents=True, exist_ok=True)
+        if strangers := sorted(path.name for path in folder.iterdir() if path.name != ".lock"):
+            raise RunFolderError(
+                f"{folder} holds no chain and is not empty (it holds {', '.join(strangers[:5])}); choose another out"
+            )
         files.write_json(folder / _FILE, told)
     elif (apart := _apart(kept, told)) is not None:
         raise RunFolderError(f"{folder} holds another chain: {apart}; choose another out")

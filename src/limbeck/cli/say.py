@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -13,6 +15,9 @@ def console(*, stderr: bool = False) -> Console:
     """A console that leaves text as it is: no markup is read out of it, no line is broken."""
     from rich.console import Console
 
+    stream = sys.stderr if stderr else sys.stdout
+    if isinstance(stream, io.TextIOWrapper):  # names of files may be anything
+        stream.reconfigure(errors="replace")
     return Console(stderr=stderr, highlight=False, markup=False, soft_wrap=True)
 
 
@@ -20,6 +25,7 @@ def wide() -> Console:
     """A console for tables: as wide as the terminal, or wide enough for a table where there is none."""
     from rich.console import Console
 
+    console()
     out = Console(highlight=False)
     return out if out.is_terminal else Console(highlight=False, width=160)
 

@@ -15,17 +15,22 @@ from limbeck.taps import call
 
 
 def tensors(output: Any) -> list[Tensor]:
-    """Every tensor in what a model returned: in tuples, lists and mappings, and in the attributes of objects.
+    """Every tensor in what a model returned: in tuples, lists and mappings, and in the attributes of objects, however deep.
 
     >>> import torch
     >>> [list(t.shape) for t in tensors({"logits": torch.zeros(2, 10), "aux": (torch.zeros(2), None)})]
     [[2, 10], [2]]
     """
-    leaves = tree_leaves(output)
-    leaves += [
-        part for leaf in leaves if not isinstance(leaf, Tensor) for part in getattr(leaf, "__dict__", {}).values()
-    ]
-    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    found: list[Tensor] = []
+    waiting, met = tree_leaves(output)[::-1], set[int]()
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, Tensor):
+            found.append(part)
+        elif not isinstance(part, (nn.Module, type)) and id(part) not in met:  # an object may hold itself
+            met.add(id(part))
+            waiting += tree_leaves(list(getattr(part, "__dict__", {}).values()))[::-1]
+    return found
 
 
 def output_of(model: nn.Module, example: Any) -> Any:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from limbeck.settings import Presets, require, require_choice, require_whole
+from limbeck.settings import Presets, names_of, require, require_choice, require_whole
 
 if TYPE_CHECKING:
     from torch import nn
@@ -70,9 +70,7 @@ class Binarize:
         for name in ("ends", "stochastic"):
             value = getattr(self, name)
             require(isinstance(value, bool), name, value, "True or False")
-        named = isinstance(self.keep, (tuple, list)) and all(isinstance(name, str) and name for name in self.keep)
-        require(named, "keep", self.keep, "a list of layers, each by its path, such as ['layer1.0.conv1']")
-        object.__setattr__(self, "keep", tuple(self.keep))
+        object.__setattr__(self, "keep", names_of("keep", self.keep))
         require_whole(fewest=self.fewest)
         require(self.fewest >= 2, "fewest", self.fewest, "2 or more: of a single weight its scale is the whole")
         require(

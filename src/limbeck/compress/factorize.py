@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from limbeck.errors import HyperParameterError
-from limbeck.settings import Presets, finite, require, require_choice, require_whole
+from limbeck.settings import Presets, finite, names_of, require, require_choice, require_whole
 
 if TYPE_CHECKING:
     from torch import nn
@@ -97,10 +97,7 @@ class Factorize:
             "vbmf finds ranks of whole layers, not kernels per channel; give energy, rank or macs with it",
         )
         for field in ("layers", "ignore"):
-            names = getattr(self, field)
-            fine = isinstance(names, (tuple, list)) and all(isinstance(name, str) for name in names)
-            require(fine, field, names, "a list of names of layers")
-            object.__setattr__(self, field, tuple(names))
+            object.__setattr__(self, field, names_of(field, getattr(self, field)))
         for name in ("measured", "recalibrate"):
             require(isinstance(getattr(self, name), bool), name, getattr(self, name), "True or False")
         if self.batch is not None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from limbeck.compress.masks import CRITERIA, require_part
 from limbeck.course import STUDENT, Lesson, Operation, Part
 from limbeck.errors import HyperParameterError, LimbeckError, unknown
-from limbeck.settings import Optimizer, finite, require, require_choice, require_whole
+from limbeck.settings import Optimizer, finite, names_of, require, require_choice, require_whole
 
 if TYPE_CHECKING:
     from torch import nn
@@ -89,6 +89,11 @@ class LotteryTicket:
         require(self.rounds >= 1, "rounds", self.rounds, "at least 1")
         require(self.rewind >= 0, "rewind", self.rewind, "optimizer steps, zero or more")
         _require_choice_of_weights(self)
+        object.__setattr__(self, "controls", names_of("controls", self.controls, "controls"))
+        require(
+            isinstance(self.controlled, (tuple, list)), "controlled", self.controlled, "a list of rounds, such as [1]"
+        )
+        object.__setattr__(self, "controlled", tuple(self.controlled))
         for name in self.controls:
             if name not in CONTROLS:
                 raise HyperParameterError(unknown("control", name, CONTROLS, "LotteryTicket(controls=...)"))
@@ -253,6 +258,7 @@ class Supermask:
     def __post_init__(self) -> None:
         require_whole(samples=self.samples)
         require(self.samples >= 0, "samples", self.samples, "zero or more")
+        _require_seed_and_skip(self)
         if self.lr is not None:
             require(finite(self.lr) and self.lr > 0, "lr", self.lr, "more than zero, or nothing at all")
 
@@ -332,12 +338,20 @@ _NEEDS_TRAINING = (
 )
 
 
+def _require_seed_and_skip(how: LotteryTicket | Ticket | Supermask) -> None:
+    object.__setattr__(how, "skip", names_of("skip", how.skip))
+    if how.seed is not None:
+        require_whole(seed=how.seed)
+
+
 def _require_choice_of_weights(how: LotteryTicket | Ticket) -> None:
     require(finite(how.rate) and 0 < how.rate < 1, "rate", how.rate, "a part of the surviving weights, in (0, 1)")
     require_part("output_rate", how.output_rate)
     require_choice("scope", how.scope, ("layer", "global"))
     require_choice("keep", how.keep, KEEPS)
     require_choice("masked", how.masked, RESTS)
+    _require_seed_and_skip(how)
+    require(isinstance(how.sign, bool), "sign", how.sign, "True or False")
     if how.criterion not in CRITERIA:
         raise HyperParameterError(unknown("criterion", how.criterion, CRITERIA))
     require(finite(how.alpha) and how.alpha > 0, "alpha", how.alpha, "more than zero")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from limbeck.course import Lesson, Operation, Part
 from limbeck.errors import HyperParameterError, unknown
-from limbeck.settings import finite, require, require_choice, require_whole
+from limbeck.settings import finite, names_of, require, require_choice, require_parts, require_whole
 
 if TYPE_CHECKING:
     from torch import nn
@@ -43,7 +43,8 @@ class Mask:
         scope: whether every layer loses that part ("layer"), or all together, by one order ("global").
         by: "magnitude", "random", or a criterion of Zhou et al. (2019) such as "movement"; those that look at the weights
             before training need that network, ``beside=``, in every step.
-        layers: layer path or pattern -> a sparsity of its own, in [0, 1); 0 keeps it whole.
+        layers: layer path or pattern -> a sparsity of its own, in [0, 1); 0 keeps it whole.  A path counts before a pattern, of
+            two patterns the later one.
         output: sparsity of the output layer, in [0, 1); None: as the others.
         skip: paths or patterns of layers without a mask.
         steps: in how many steps, with training between and after them; 1: at once, without training.
@@ -91,14 +92,24 @@ class Mask:
                 ("by", self.by != "magnitude"),
                 ("scope", self.scope != "layer"),
                 ("layers", self.layers),
+                ("schedule", self.schedule != "geometric"),
             ):
-                require(not idle, name, getattr(self, name), "q looks at magnitudes, layer by layer; leave this out")
+                require(
+                    not idle,
+                    name,
+                    getattr(self, name),
+                    "q looks at magnitudes, layer by layer, in every step alike; leave this out",
+                )
             require(self.output is None, "output", self.output, "q finds each layer's sparsity itself; leave this out")
         require_choice("scope", self.scope, ("layer", "global"))
         require_choice("schedule", self.schedule, ("geometric", "linear", "cubic"))
         if self.by not in (known := ("magnitude", *CRITERIA)):
             raise HyperParameterError(unknown("criterion", self.by, known, "Mask(by=...)"))
         require_part("output", self.output)
+        require_parts("layers", self.layers)
+        object.__setattr__(self, "skip", names_of("skip", self.skip))
+        if self.seed is not None:
+            require_whole(seed=self.seed)
         for name, share in self.layers.items():
             require_part(f"layers.{name}", share, some=True)
         require_whole(steps=self.steps)

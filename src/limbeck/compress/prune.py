@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from limbeck.course import STUDENT, Gathering, Lesson, Operation
 from limbeck.errors import HyperParameterError
-from limbeck.settings import Presets, finite, require, require_choice, require_whole
+from limbeck.settings import Presets, finite, names_of, require, require_choice, require_parts, require_whole
 
 if TYPE_CHECKING:
     from torch import nn
@@ -49,8 +49,8 @@ class Prune:
     Attributes:
         keep: part of the channels that stay, in (0, 1]; of each layer with ``scope="layer"``, of all together with
             "global".
-        macs: multiply-accumulates that stay: a part in (0, 1), or a number above 1.  The result has at most so many, and as
-            many as the steps of the widths allow.
+        macs: multiply-accumulates that stay: a part in (0, 1), or a number above 1.  The result has at most so many; how near it
+            comes is up to the steps of the widths and, in one ranking of all channels, to what its next channel would cost.
         latency: time of a forward that is left, on this machine: a part in (0, 1), or milliseconds from 1 on.  Met by
             measuring one CPU thread, or the model's device, in evaluation mode; see `limbeck.compress.cost.latency`.  Where widths
             go in coarse steps, a few of them are tried one step wider than the part that all could keep.
@@ -71,7 +71,8 @@ class Prune:
         residual: whether channels that several layers make together are removed, too (those that run along the shortcuts
             of a residual network).  Default True; the paper of "l1" has False.
         ignore: layers whose outputs stay whole: paths in the model; a path of a container means all in it.
-        layers: path -> part of the channels that stays in the layers there, in (0, 1]; they do not count for ``keep``.
+        layers: path -> part of the channels that stays in the layers there, in (0, 1]; they do not count for ``keep``.  The path
+            of a layer counts before that of a container that holds it.
         steps: how many times something is removed, with training after each.  Default 1.
         schedule: the targets on the way: "geometric" (each step keeps the same part of what is there; the default), or
             "linear".
@@ -87,7 +88,8 @@ class Prune:
         step: which of the steps this is, from 1; None (the default): all.  The course sets it.
 
     Raises:
-        HyperParameterError: a setting is outside its range, or the target cannot be reached.
+        HyperParameterError: a setting is outside its range, or the target cannot be reached; or ``layers`` names a layer of
+            which nothing can go, or layers that lose their channels together with different parts.
         NameUnknown: ``ignore`` or ``layers`` names no layer; the message has near names.
         LimbeckError: (when called) the network has no channel that can be removed.
         NonFiniteError: (when called) a weight is NaN or infinite.
@@ -135,7 +137,12 @@ class Prune:
         if self.keep is not None:
             require(finite(self.keep) and 0 < self.keep <= 1, "keep", self.keep, "a part of the channels, in (0, 1]")
         if self.macs is not None:
-            require(finite(self.macs) and self.macs > 0, "macs", self.macs, "a part in (0, 1), or a number above 1")
+            require(
+                finite(self.macs) and self.macs > 0 and self.macs != 1,
+                "macs",
+                self.macs,
+                "a part in (0, 1), or a number above 1",
+            )
         if self.latency is not None:
             rule = "a part in (0, 1), or milliseconds from 1 on"
             require(finite(self.latency) and self.latency > 0, "latency", self.latency, rule)
@@ -156,8 +163,8 @@ class Prune:
         if self.epochs is not None:
             require_whole(epochs=self.epochs)
             require(self.epochs >= 1, "epochs", self.epochs, "1 or more, or nothing at all")
-        require(not isinstance(self.ignore, str), "ignore", self.ignore, "a list of layers, such as ['stem']")
-        object.__setattr__(self, "ignore", tuple(self.ignore))
+        object.__setattr__(self, "ignore", names_of("ignore", self.ignore))
+        require_parts("layers", self.layers)
         for name, part in self.layers.items():
             require(finite(part) and 0 < part <= 1, f"layers[{name!r}]", part, "a part of the channels, in (0, 1]")
         if self.step is not None:

@@ -10,7 +10,7 @@ from limbeck.compressor import tell
 from limbeck.course import STUDENT, TEACHER, Lesson, Operation
 from limbeck.errors import HyperParameterError
 from limbeck.phase import Method
-from limbeck.settings import require, require_choice, require_whole
+from limbeck.settings import names_of, require, require_choice, require_whole
 
 if TYPE_CHECKING:
     from torch import nn
@@ -76,10 +76,7 @@ class Quantize:
         require_choice("dtype", self.dtype, ("int8", "int4"))
         require_choice("mode", self.mode, MODES)
         require_choice("observer", self.observer, ("histogram", "minmax"))
-        if isinstance(self.skip, str):
-            raise HyperParameterError(f"skip = {self.skip!r}: a list of layer names, such as [{self.skip!r}]")
-        object.__setattr__(self, "skip", tuple(self.skip))
-        require(all(isinstance(name, str) and name for name in self.skip), "skip", self.skip, "names of layers")
+        object.__setattr__(self, "skip", names_of("skip", self.skip))
         if self.dtype == "int4" and self.mode != "weights":
             raise HyperParameterError(
                 f'dtype = "int4" with mode = {self.mode!r}: 4 bits are for storage only; use mode "weights", or "int8"'

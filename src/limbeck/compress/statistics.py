@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from limbeck.batches import batch_size, moved
+from limbeck.errors import NonFiniteError
 from limbeck.phase import Batch
 from limbeck.randomness import own_random_numbers
 from limbeck.taps import call, quiet
@@ -51,14 +52,19 @@ def recalibrated(model: nn.Module, calibration: Iterable[Batch], batches: int | 
     Returns:
         How many were used; none: nothing was done, for want of batches or of such layers.
 
+    Raises:
+        NonFiniteError: a statistic came out as NaN or infinite.
+
     >>> import torch
     >>> norm = nn.BatchNorm1d(1)
     >>> recalibrated(norm, [Batch(torch.tensor([[1.0], [3.0]])), Batch(torch.tensor([[5.0]]))]), norm.running_mean
     (Recalibration(used=1, single=1), tensor([2.]))
     """
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and isinstance(m.running_mean, Tensor)]
-    if not norms:
+    named = {path: m for path, m in model.named_modules() if isinstance(m, _BatchNorm)}
+    named = {path: m for path, m in named.items() if isinstance(m.running_mean, Tensor)}
+    if not named:
         return Recalibration()
+    norms = list(named.values())
     device = norms[0].running_mean.device  # type: ignore[union-attr]
     momenta = [norm.momentum for norm in norms]
     seen = single = 0
@@ -80,4 +86,10 @@ def recalibrated(model: nn.Module, calibration: Iterable[Batch], batches: int | 
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
+    for path, norm in named.items() if seen else ():
+        if not all(bool(t.isfinite().all()) for t in (norm.running_mean, norm.running_var)):  # type: ignore[union-attr]
+            raise NonFiniteError(
+                f"the statistics of {path or 'the model'} came out as NaN or infinite on the calibration batches; look for such numbers in "
+                "their inputs, or in what the network makes of them"
+            )
     return Recalibration(seen, single)

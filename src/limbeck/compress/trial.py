@@ -28,6 +28,7 @@ def require_runs(model: nn.Module, example: Any) -> None:
     Traceback (most recent call last):
     limbeck.errors.LimbeckError: this Linear does not run on the example, a tensor [8, 3]: RuntimeError: ...
     """
+    _require_made(model)
     if isinstance(example, (Tensor, Mapping)):
         batch_size(example)
     error = _fails(model, example, train=False)
@@ -49,6 +50,7 @@ def require_finite(model: nn.Module) -> None:
     >>> net = nn.Linear(4, 2)
     >>> require_finite(net)
     """
+    _require_made(model)
     for path, part in model.named_modules():
         own = dict(part.named_parameters(recurse=False))
         own |= {name: value for name, value in part.named_buffers(recurse=False) if name.startswith("running_")}
@@ -59,6 +61,14 @@ def require_finite(model: nn.Module) -> None:
                     f"{f'{path}.' if path else ''}{name} is non-finite: it holds {nan} NaN and {inf} inf among {value.numel()} values; "
                     "use weights from before the training went wrong"
                 )
+
+
+def _require_made(model: nn.Module) -> None:
+    lazy = [name for name, p in (*model.named_parameters(), *model.named_buffers()) if nn.parameter.is_lazy(p)]
+    if lazy:
+        raise LimbeckError(
+            f"{listed(lazy)} of this {title(model)} {'is' if len(lazy) == 1 else 'are'} not there yet (lazy): run the network on a batch first, model(inputs)"
+        )
 
 
 def smallest(model: nn.Module, example: Any, samples: int) -> Any:

@@ -81,7 +81,8 @@ def affine_between(low: Tensor | float, high: Tensor | float, *, bits: int = 8) 
         )
     lowest, highest = lowest.clamp(max=0), highest.clamp(min=0)
     top = 2**bits - 1
-    scale = _positive((highest - lowest) / top)
+    span = (highest - lowest) / top
+    scale = _positive(torch.where(span.isfinite(), span, highest / top - lowest / top))
     return Grid(scale, torch.round(-lowest / scale).clamp(0, top).to(torch.int64), 0, top)
 
 
@@ -123,7 +124,7 @@ def quantize(x: Tensor, grid: Grid) -> Tensor:
     """
     _require_numbers(x)
     scale, zero = grid.shaped(x)
-    return (torch.round(x.detach() / scale) + zero).clamp(grid.low, grid.high).to(torch.int32)
+    return (torch.round(_real(x.detach()) / scale) + zero).clamp(grid.low, grid.high).to(torch.int32)
 
 
 def dequantize(integers: Tensor, grid: Grid) -> Tensor:
@@ -148,7 +149,8 @@ def fake_quantize(x: Tensor, grid: Grid) -> Tensor:
     scale, zero = grid.shaped(x)
     # The ends of the cells at both ends of the grid: what is rounded into the grid is inside.
     low, high = scale * (grid.low - zero - 0.5), scale * (grid.high - zero + 0.5)
-    inside = torch.where((x >= low) & (x <= high), x, x.detach())
+    known = _real(x.detach())
+    inside = torch.where((known >= low) & (known <= high), x, x.detach())
     return inside + (dequantize(quantize(x, grid), grid).to(x.dtype) - inside).detach()
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limbeck.batches import changed
-from limbeck.errors import DataError, TargetError
+from limbeck.errors import DataError, ShapeError, TargetError
 from limbeck.phase import Batch, logits_of
 from limbeck.taps import call, quiet
 
@@ -49,6 +49,7 @@ def predictions(
     Raises:
         DataError: there were no batches.
         TargetError: some batches had targets, and others none.
+        ShapeError: the model answers with a single number for a batch.
     """
     (logits,), targets = predictions_of(
         [model], batches, device=device, precision=precision, channels_last=channels_last
@@ -75,6 +76,10 @@ def predictions_of(
             for model, found in zip(models, logits, strict=True):
                 with autocast(device, precision):
                     output = logits_of(call(model, batch.inputs))
+                if not output.ndim:
+                    raise ShapeError(
+                        "a network answered with a single number for a batch; to be measured it gives scores for each sample, [rows, classes]"
+                    )
                 found.append(output.float().cpu())
             if batch.targets is not None:
                 targets.append(torch.as_tensor(batch.targets).cpu())

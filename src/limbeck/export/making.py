@@ -114,6 +114,8 @@ def export(
         require(finite(tolerance) and tolerance >= 0, "tolerance", tolerance, "zero or more")
     say = say or _nothing
     folder = Path(path)
+    if folder.is_symlink():  # a link to an earlier export stays one
+        folder = folder.resolve()
     _require_place(folder)
     with own_random_numbers():
         taken = subject(model, example)
@@ -305,9 +307,13 @@ def _beside(folder: Path) -> Iterator[Path]:
     """A new folder beside another; gone afterwards, unless it was renamed."""
     place = folder.absolute().with_name(f".{folder.absolute().name}.{os.getpid()}.part")
     try:
-        for left in place.parent.glob(f".{glob.escape(folder.absolute().name)}.*.part"):
-            if not _at_work(left.name.split(".")[-2]):  # one that was killed
-                shutil.rmtree(left, ignore_errors=True)
+        for left in place.parent.glob(f".{glob.escape(folder.absolute().name)}.*.*"):
+            *_, number, kind = left.name.split(".")
+            if kind not in ("part", "old") or _at_work(number):
+                continue
+            if kind == "old" and not folder.exists():  # killed between stepping aside and the new name
+                left.rename(folder)
+            shutil.rmtree(left, ignore_errors=True)
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir(parents=True)
     except OSError as error:

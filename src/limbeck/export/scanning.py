@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from limbeck.compress.cost import is_program
+from limbeck.compress.finished import under_masks
 from limbeck.compress.prune import BY
 from limbeck.data import subset
 from limbeck.data.images import Images
@@ -106,7 +107,9 @@ def scan_run(
             "a score and parts are for pruning; int8 has neither: leave them out, or say --to prune"
         )
     if to != "int8" and quantized is not None:
-        raise HyperParameterError(f"quantized = {quantized!r} is for int8, and this is pruning: leave it out")
+        raise HyperParameterError(
+            f"quantized = {quantized!r} (--others) is for int8, and this is pruning: leave it out, or say to = 'int8' (--to int8)"
+        )
     by, quantized = by or "l1", quantized or "only"
     if by not in BY:
         raise NameUnknown(unknown("score", by, BY))
@@ -132,7 +135,15 @@ def scan_run(
     }
     progress = progress or (lambda done, total: None)
     if to == "prune":
-        return _pruned(run, network, used, judged, measure, by, parts or PARTS, progress, told)
+        try:
+            return _pruned(run, network, used, judged, measure, by, parts or PARTS, progress, told)
+        except LimbeckError as error:
+            others = [name for name in run.names if name != stage]
+            if under_masks(network) and others:
+                raise LimbeckError(
+                    f"{error}. Or name a network without masks: --model {' or '.join(others)}"
+                ) from error
+            raise
     return _quantized(network, calibration(run, used), measure, quantized, progress, told)
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from limbeck.methods.terms import cross_entropy, require_targets
-from limbeck.methods.weights_of import as_paths, prunable
+from limbeck.methods.weights_of import prunable
 from limbeck.phase import Batch, Cast, Models, Moment, Phase, Update
-from limbeck.settings import Presets, Weight, finite, require, require_choice, require_weights, require_whole
+from limbeck.settings import Presets, Weight, finite, names_of, require, require_choice, require_weights, require_whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,7 @@ class GradualMagnitude:
     }
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "skip", as_paths("skip", self.skip))
+        object.__setattr__(self, "skip", names_of("skip", self.skip))
         require(
             finite(self.density) and 0 < self.density < 1, "density", self.density, "a part of the weights, in (0, 1)"
         )

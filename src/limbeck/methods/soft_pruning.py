@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from limbeck.errors import LimbeckError
 from limbeck.methods.terms import cross_entropy, require_targets
-from limbeck.methods.weights_of import as_paths, prunable
+from limbeck.methods.weights_of import prunable
 from limbeck.phase import Batch, Cast, Models, Moment, Phase, Update
-from limbeck.settings import Presets, Weight, finite, require, require_choice, require_weights, require_whole
+from limbeck.settings import Presets, Weight, finite, names_of, require, require_choice, require_weights, require_whole
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -64,7 +64,7 @@ class SoftFilterPruning:
     }
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "skip", as_paths("skip", self.skip))
+        object.__setattr__(self, "skip", names_of("skip", self.skip))
         require(finite(self.keep) and 0 < self.keep < 1, "keep", self.keep, "a part of the filters, in (0, 1)")
         require_choice("by", self.by, _SCORES)
         most = round(1 - self.keep, 12)

@@ -45,16 +45,3 @@ def prunable(student: nn.Module, skip: Sequence[str]) -> dict[str, nn.Module]:
             + (f", but for those in skip ({', '.join(skip)})" if found else "")
         )
     return left
-
-
-def as_paths(name: str, given: object) -> tuple[str, ...]:
-    """A setting that is a list of paths, as a tuple.
-
-    >>> as_paths("skip", ["fc"])
-    ('fc',)
-    """
-    from limbeck.settings import require
-
-    ok = isinstance(given, (list, tuple)) and all(isinstance(path, str) and path for path in given)
-    require(ok, name, given, "a list of paths of layers, such as ['conv1', 'fc']")
-    return tuple(given)  # type: ignore[arg-type]

@@ -23,6 +23,14 @@ def _of_vector(matrix: Any, vector: Any, *, out_shape: Any = None, **others: Any
     return 2 * math.prod(matrix)
 
 
+def _of_sum_and_vector(summand: Any, matrix: Any, vector: Any, *, out_shape: Any = None, **others: Any) -> int:
+    return _of_vector(matrix, vector)
+
+
+def _of_sum_of_products(summand: Any, one: Any, other: Any, *, out_shape: Any = None, **others: Any) -> int:
+    return 2 * math.prod(one) * other[-1]
+
+
 def _of_two(one: Any, other: Any, *, out_shape: Any = None, **others: Any) -> int:
     return 2 * math.prod(one)
 
@@ -37,6 +45,9 @@ def _of_three(left: Any, weight: Any, right: Any, *given: Any, out_shape: Any = 
 _PRODUCTS: dict[Any, Any] = {
     torch.ops.aten.mv: _of_vector,
     torch.ops.aten.dot: _of_two,
+    torch.ops.aten.vdot: _of_two,
+    torch.ops.aten.addmv: _of_sum_and_vector,
+    torch.ops.aten.addbmm: _of_sum_of_products,
     torch.ops.aten._trilinear: _of_three,
 }
 

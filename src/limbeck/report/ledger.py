@@ -8,8 +8,8 @@ from typing import Any
 from limbeck.report import words
 from limbeck.report.exhibits import Grid
 from limbeck.report.read import Run, Stage, number
-from limbeck.report.tables import Cell, Column, Measured, Table, decimals_for, measure, measured_on, part_of
-from limbeck.stats import paired, summarise
+from limbeck.report.tables import Cell, Column, Measured, Table, decimals_for, difference, measure, measured_on, part_of
+from limbeck.stats import summarise
 
 _SLOWER = 1.05  # below this, two medians of one measurement are the same
 _MASKS = ("mask", "lottery_ticket", "supermask", "ticket", "ticket_control", "learned_mask")
@@ -85,12 +85,9 @@ def _words(stage: Stage) -> tuple[str, str]:
 def _kept(m: Measured, root: Measured | None, decimals: int) -> Cell:
     if root is None:
         return Cell("original")
-    ours, theirs = m.metrics.get("accuracy", {}), root.metrics.get("accuracy", {})
-    if len(theirs) == 1 and len(ours) > 1:  # one original for all seeds
-        theirs = dict.fromkeys(ours, next(iter(theirs.values())))
-    if not ours.keys() & theirs.keys():
+    found = difference(m.metrics, root.metrics, shared=root.stage is None or not root.stage.per_seed)
+    if found is None:
         return Cell()
-    found = paired(ours, theirs)
     mood = {"better": "good", "worse": "bad"}.get(found.verdict(), "plain")
     detail = words.interval(found, decimals) if found.n > 1 else "single run"
     low, high = (None if v is None else words.signed(v, decimals) for v in (found.low, found.high))

@@ -157,10 +157,13 @@ def _distinct(values: Mapping[str, Mapping[int, float]]) -> dict[str, dict[int, 
     return {m: dict(v) for m, v in values.items()}
 
 
-def _difference(
-    metrics: Mapping[str, Mapping[int, float]], baseline: Mapping[str, Mapping[int, float]]
+def difference(
+    metrics: Mapping[str, Mapping[int, float]], baseline: Mapping[str, Mapping[int, float]], *, shared: bool
 ) -> Paired | None:
+    """The accuracy of one network against another's, seed by seed; of one that all seeds share (`shared`) against its only value."""
     ours, theirs = metrics.get("accuracy", {}), baseline.get("accuracy", {})
+    if shared and len(theirs) == 1:
+        theirs = dict.fromkeys(ours, next(iter(theirs.values())))
     return paired(ours, theirs) if ours.keys() & theirs.keys() else None
 
 
@@ -213,7 +216,9 @@ def measure(run: Run) -> tuple[Measured, ...]:
                 cost=stage.cost,
                 teacher=stage.teacher or (common if common != name else None),
                 baseline=rival,
-                difference=_difference(metrics[name], metrics[rival]) if compared and rival else None,
+                difference=difference(metrics[name], metrics[rival], shared=not names[rival].per_seed)
+                if compared and rival
+                else None,
                 planned=planned if stage.per_seed else 1,
             )
         )

@@ -58,8 +58,8 @@ def unit_norm(scores: Tensor) -> Tensor:
     tensor([0.6000, 0.8000])
     """
     x = real("unit_norm", "scores", scores)
-    norm = x.square().sum().sqrt()
-    return x / norm if bool(norm > 0) else x
+    norm = x.double().norm()  # squares of float32 may be too small or too large for it
+    return (x / norm).to(x.dtype) if bool(norm > 0) else x
 
 
 def taylor_gate(gamma: Tensor, gamma_gradient: Tensor, beta: Tensor, beta_gradient: Tensor) -> Tensor:

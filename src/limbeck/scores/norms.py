@@ -50,4 +50,7 @@ def l2(weight: Tensor) -> Tensor:
     >>> l2(torch.tensor([[3.0, 4.0], [0.0, 5.0]]))
     tensor([5., 5.])
     """
-    return real("l2", "weight", weight, dimensions=2).flatten(1).square().sum(1).sqrt()
+    flat = real("l2", "weight", weight, dimensions=2).flatten(1)
+    return (
+        flat.double().square().sum(1).sqrt().to(flat.dtype)
+    )  # squares of float32 may be too small or too large for it

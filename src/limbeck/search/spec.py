@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from limbeck.config.build import build_dataclass
-from limbeck.config.place import Problem
+from limbeck.config.nodes import read_nodes
+from limbeck.config.overrides import override
+from limbeck.config.place import Path, Problem
 from limbeck.config.reading import Parsed, read, refusal
 from limbeck.config.words import shown
 from limbeck.errors import HyperParameterError, RecipeError
@@ -175,6 +178,7 @@ def read_search(parsed: Parsed, sets: tuple[str, ...] = ()) -> Search:
     space = data.get("space") if isinstance(data, dict) else None
     for name, value in space.items() if isinstance(space, dict) else ():
         found += _problems_of(str(name), value, parsed, sets)
+    found += _twice(list(map(str, space or ())), parsed, sets) if not found else []
     if found or not isinstance(made, Search):
         raise refusal([parsed.places.tell(problem) for problem in found])
     return made
@@ -225,6 +229,25 @@ def _problems_of(name: str, value: Any, parsed: Parsed, sets: tuple[str, ...]) -
         else:
             return []  # a value that fails beside others is a failed trial, not a wrong search
     return [Problem(path, f"the recipe takes none of its values; with {json.dumps(setting.samples()[0])}: {told[0]}")]
+
+
+def _twice(names: Sequence[str], parsed: Parsed, sets: tuple[str, ...]) -> list[Problem]:
+    """Settings that are one and the same under two names, or of which one is a part of the other: the later would overwrite it."""
+    data, _, _ = read_nodes(parsed.text + "\n")
+    override(data, sets)
+    places: dict[str, Path] = {}
+    found: list[Problem] = []
+    for name in names:
+        made, _ = override(copy.deepcopy(data), [f"{name}=0"])
+        place = next(iter(made), ())
+        for other, there in places.items():
+            shorter = min(len(place), len(there))
+            if place[:shorter] == there[:shorter]:
+                how = "is the same setting as" if len(place) == len(there) else "and"
+                also = "" if len(place) == len(there) else " vary the same setting"
+                found.append(Problem((SECTION, "space", name), f"{how} {other}{also}; leave one of them out"))
+        places[name] = place
+    return found
 
 
 def read_changed(parsed: Parsed, sets: tuple[str, ...]) -> Parsed:

@@ -132,7 +132,12 @@ def _work(
             shelf.put(read_recipe(place / "recipe.yaml"), place)
     begun = done.pop() if done and done[-1].status == "running" else None
     if done:
-        say(f"{len(done)} of {wanted.trials} trials are there already")
+        more = len(done) > wanted.trials
+        say(
+            f"{len(done)} trials are there already, more than the {wanted.trials} that are asked for"
+            if more
+            else f"{len(done)} of {wanted.trials} trials are there already"
+        )
     while len(done) < wanted.trials:
         number = len(done) + 1
         if begun is None:

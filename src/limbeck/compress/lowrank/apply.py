@@ -19,7 +19,7 @@ from limbeck.compress.lowrank.layers import split
 from limbeck.compress.lowrank.look import Layer, left_alone, watched
 from limbeck.compress.lowrank.options import Split, dense_macs, kinds_of
 from limbeck.compress.statistics import recalibrated
-from limbeck.compress.trial import require_runs, require_trainable
+from limbeck.compress.trial import require_finite, require_runs, require_trainable
 from limbeck.compressor import silent, tell
 from limbeck.data.iterables import Batches
 from limbeck.errors import HyperParameterError, LimbeckError, NameUnknown, NonFiniteError, unknown
@@ -39,6 +39,7 @@ def factorized(model: nn.Module, example: Any, calibration: Iterable[Any], how: 
     calibration = Batches(calibration, "the calibration batches")
     require_unfinished(model, "Factorize")
     require_runs(model, example)
+    require_finite(model)
     new = copied(original(model))
     silent(new)
     example = example if how.batch is None else resized(example, how.batch)
@@ -54,7 +55,7 @@ def factorized(model: nn.Module, example: Any, calibration: Iterable[Any], how: 
     asked = asked_about(new, [name for name in names if calls[name]], example, nn.Sequential)
     reasons |= dict.fromkeys(asked, ASKED)
     names = [name for name in names if name not in asked]
-    layers = [_layer(new, name, calls) for name in names if calls[name]]
+    layers = [Layer(name, new.get_submodule(name), tuple(calls[name])) for name in names if calls[name]]
     batch, whole = batch_size(example), count_macs(new, example)
     others = whole * batch - sum(dense_macs(layer) for layer in layers)
     wanted, notes, details = wishes(how, layers, max(0, others))
@@ -121,15 +122,6 @@ def _meant(model: nn.Module, how: Factorize) -> set[str]:
     named = {part for outer in how.layers for part in model.get_submodule(outer).modules()}
     ignored = {part for outer in how.ignore for part in model.get_submodule(outer).modules()}
     return {name for name, part in model.named_modules() if (not how.layers or part in named) and part not in ignored}
-
-
-def _layer(model: nn.Module, name: str, calls: Mapping[str, Sequence[Any]]) -> Layer:
-    layer = Layer(name, model.get_submodule(name), tuple(calls[name]))
-    if not layer.module.weight.isfinite().all():
-        raise NonFiniteError(
-            f"the weight of {name or 'the layer'} is non-finite: there are NaN or infinite values in it"
-        )
-    return layer
 
 
 class _Clock:

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from limbeck.errors import HyperParameterError, NameUnknown, unknown
+from limbeck.errors import NameUnknown, unknown
 from limbeck.models.bottleneck import Bottleneck
 from limbeck.models.bottleneck import fold as fold_bottleneck
 from limbeck.models.swap import blank, copied, exchange
+from limbeck.settings import names_of
 from limbeck.taps import title
 
 _NAMES = (("down", "up"), ("down", "core", "up"), ("vertical", "horizontal"), ("depthwise", "pointwise"))
@@ -20,7 +21,7 @@ _NAMES = (("down", "up"), ("down", "core", "up"), ("vertical", "horizontal"), ("
 def fold(model: nn.Module, layers: Sequence[str] = ()) -> nn.Module:
     """A new network in which factorized layers are dense ones again, with the product of their parts.
 
-    Known by the names and kinds of their parts, so also after training and after loading: rows as
+    Known by the names and kinds of their parts, so also after training and after loading (a part with hooks is no such part): rows as
     `limbeck.compress.lowrank.layers.split` makes them, and `limbeck.models.bottleneck.Bottleneck`.  The outputs are the
     same up to float rounding; the products are made in float64.
 
@@ -42,8 +43,7 @@ def fold(model: nn.Module, layers: Sequence[str] = ()) -> nn.Module:
       (2): Linear(in_features=6, out_features=4, bias=True)
     )
     """
-    if isinstance(layers, str):
-        raise HyperParameterError(f"layers = {layers!r}: a list of names, such as [{layers!r}]")
+    layers = names_of("layers", layers)
     new = copied(model)
     found = _rows(new)
     for name in layers:
@@ -65,6 +65,8 @@ def is_row(part: nn.Module) -> bool:
         return False
     inner: list[Any] = list(part)
     names = tuple(part._modules)
+    if any(p._forward_hooks or p._forward_pre_hooks for p in inner):  # they would be lost
+        return False
     if any(p.bias is not None for p in inner[:-1] if isinstance(p, (nn.Linear, nn.Conv2d))):
         return False
     if all(type(p) is nn.Linear for p in inner):

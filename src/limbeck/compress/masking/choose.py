@@ -113,12 +113,14 @@ def shuffled(mask: Tensor, seed: int) -> Tensor:
     return mask.flatten()[order].reshape(mask.shape)
 
 
-def require_some(path: str, mask: Tensor, alive: Tensor) -> None:
+_LESS = "prune less, give that layer a share of its own, or leave it out with skip"
+
+
+def require_some(path: str, mask: Tensor, alive: Tensor, remedy: str = _LESS) -> None:
     """Refuse a mask that leaves nothing of a layer."""
     if not bool(mask.any()):
         raise HyperParameterError(
-            f"nothing would be left of layer {path!r} ({int(alive.sum())} of its {alive.numel()} weights are alive); prune "
-            "less, give that layer a share of its own, or leave it out with skip"
+            f"nothing would be left of layer {path!r} ({int(alive.sum())} of its {alive.numel()} weights are alive); {remedy}"
         )
 
 

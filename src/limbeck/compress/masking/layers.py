@@ -19,6 +19,7 @@ from limbeck.errors import LimbeckError, NameUnknown, listed, unknown
 from limbeck.models.swap import copied
 
 MASKABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+DROPOUTS = nn.modules.dropout._DropoutNd
 
 
 @dataclass(frozen=True)
@@ -27,13 +28,13 @@ class Layers:
 
     Attributes:
         modules: by path, in the model's order.
-        output: the path of the one that ran last.
+        output: the path of the network's last layer of such a kind; None where that one gets no mask.
         order: the paths of these and of the dropout modules in the order in which they ran.
         notes: what was left out, and why.
     """
 
     modules: dict[str, nn.Module]
-    output: str
+    output: str | None
     order: tuple[str, ...]
     notes: tuple[str, ...] = ()
 
@@ -105,13 +106,13 @@ def find(model: nn.Module, example: Any, *, skip: Iterable[str] = ()) -> Layers:
         modules[path] = module
     require_finite(model)
     if not modules:
-        left = f"; left out: {', '.join(skipped)}" if skipped else ""
-        raise LimbeckError(f"{type(model).__name__} has no convolution and no linear layer to mask{left}")
+        why = [f"left out: {', '.join(skipped)}"] * bool(skipped) + notes
+        raise LimbeckError("; ".join([f"{type(model).__name__} has no convolution and no linear layer to mask", *why]))
     signs = [path for path, m in model.named_modules() if isinstance(m, KINDS)]
     if signs:
         notes.append(f"{listed(signs)} have no mask: their weights are +1 and -1, and never 0")
-    last = [path for path in ran if path in modules]
-    return Layers(modules, last[-1], ran, tuple(notes))
+    last = [path for path in ran if path in every][-1]
+    return Layers(modules, last if last in modules else None, ran, tuple(notes))
 
 
 def order(model: nn.Module, example: Any) -> tuple[str, ...]:
@@ -119,7 +120,7 @@ def order(model: nn.Module, example: Any) -> tuple[str, ...]:
     twin = copied(model).eval()
     ran: list[str] = []
     for path, module in twin.named_modules():
-        if isinstance(module, (*MASKABLE, nn.Dropout)):
+        if isinstance(module, (*MASKABLE, DROPOUTS)):
             module.register_forward_hook(lambda m, i, o, path=path: ran.append(path))
     states = [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])]
     try:

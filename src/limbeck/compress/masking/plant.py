@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from limbeck.compress.masking import choose
-from limbeck.compress.masking.layers import Layers, find, mask_of, matching
+from limbeck.compress.masking.layers import DROPOUTS, Layers, find, mask_of, matching
 from limbeck.compress.masking.parts import Masked
 from limbeck.compress.masking.state import density, layer_densities
 from limbeck.compress.trial import require_trainable
@@ -144,7 +144,7 @@ def _by_share(
     before = weights_before(beside, layers, f"by = {how.by!r}") if how.needs_before else after
     scores = scores_of("large_final" if how.by == "magnitude" else how.by, before, after, base_seed(how.seed))
     own = own_shares(layers, how.layers, how.output)
-    counts, notes = dict[str, int](), list[str]()
+    counts, notes = dict[str, int](), no_output(layers, "output") if how.output is not None else []
     for path, living in alive.items():
         gone = living.numel() - int(living.sum())
         counts[path] = choose.portion(own.get(path, how.share), living.numel()) - gone
@@ -161,16 +161,30 @@ def _by_share(
         whole = sum(living.numel() for living in pooled.values())
         left = sum(int(living.sum()) for living in pooled.values())
         count = choose.portion(how.share, whole) - (whole - left)
+        if count < 0:
+            notes.append(
+                f"the {len(pooled)} layers of one order stay as they are: {whole - left} of their {whole} weights were gone already, "
+                "more than asked for"
+            )
         masks |= choose.remove_among({p: scores[p] for p in pooled}, pooled, max(0, count))
     return masks, notes
 
 
 def own_shares(layers: Layers, given: Mapping[str, float], output: float | None) -> dict[str, float]:
-    """The layers with a share of their own: those named, and the output if it has one."""
-    own = {} if output is None else {layers.output: output}
-    for pattern, share in given.items():
-        own |= dict.fromkeys(matching([pattern], layers.modules), share)
+    """The layers with a share of their own: those named, by their path before a pattern, and the output if it has one."""
+    own = {} if output is None or layers.output is None else {layers.output: output}
+    for pattern in sorted(
+        given, key=lambda name: name in layers.modules
+    ):  # stable: of two patterns the later one counts
+        own |= dict.fromkeys(matching([pattern], layers.modules), given[pattern])
     return own
+
+
+def no_output(layers: Layers, setting: str) -> list[str]:
+    """A sentence where a setting of the output layer finds none to hold for."""
+    if layers.output is not None:
+        return []
+    return [f"{setting} holds for no layer: the network's last one, the output, has no mask"]
 
 
 def _rescale_dropouts(
@@ -181,8 +195,8 @@ def _rescale_dropouts(
     last: str | None = None
     for path in layers.order:
         part = model.get_submodule(path)
-        if not isinstance(part, nn.Dropout):
-            last = path if path in masks else last
+        if not isinstance(part, DROPOUTS):
+            last = path if path in masks else None
         elif last is not None and 0 < part.p < 1:
             before = part.p
             part.p = dropout_rescale(before, kept=int(masks[last].sum()), whole=int(alive[last].sum()))

@@ -43,7 +43,7 @@ def with_scores(how: Scores, model: nn.Module, example: Any) -> nn.Module:
         layer.parametrizations.train(layer.training)  # type: ignore[union-attr]
     held = 0
     for module in list(new.modules()):
-        if isinstance(module, (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, Learned)):
+        if isinstance(module, (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, Learned)):
             continue
         if isinstance(module, parametrize.ParametrizationList):
             continue
@@ -73,7 +73,8 @@ def decide(how: Decide, model: nn.Module) -> nn.Module:
     with own_random_numbers():  # settling looks at the weights, and so draws masks
         parametrized.settle(new, (Learned, Held))
     for path, (mask, rescale) in found.items():
-        require_some(path, mask, torch.ones_like(mask))
+        remedy = "train its scores for fewer epochs or with a lower lr, or leave it out with skip"
+        require_some(path, mask, torch.ones_like(mask), remedy)
         layer: Any = new.get_submodule(path)
         with torch.no_grad():
             layer.weight.copy_(weights[path] * (mask.numel() / int(mask.sum()) if rescale else 1.0))

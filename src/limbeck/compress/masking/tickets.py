@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from limbeck.compress.masking import choose
 from limbeck.compress.masking.layers import Layers, find, mask_of
 from limbeck.compress.masking.parts import Masked
-from limbeck.compress.masking.plant import plant, scores_of, told, weights_before
+from limbeck.compress.masking.plant import no_output, plant, scores_of, told, weights_before
 from limbeck.compress.masking.state import masked_layers, settle
 from limbeck.compressor import silent
 from limbeck.errors import HyperParameterError, LimbeckError
@@ -28,13 +28,14 @@ def ticket(how: Ticket, model: nn.Module, example: Any, beside: Sequence[nn.Modu
     layers = find(model, example, skip=how.skip)
     before, after, alive = weights_before(beside, layers, "a lottery ticket"), layers.weights, layers.alive
     rates = dict.fromkeys(alive, how.rate)
-    own_rate = how.own_output_rate
-    if own_rate is not None:
-        rates[layers.output] = own_rate
-    _require_rounds(how, alive, rates, None if own_rate is None else layers.output)
+    output = None if how.own_output_rate is None else layers.output
+    if output is not None and how.own_output_rate is not None:
+        rates[output] = how.own_output_rate
+    notes = no_output(layers, "output_rate") if how.output_rate is not None else []
+    _require_rounds(how, alive, rates, output)
     scores = scores_of(how.criterion, before, after, base_seed(how.seed), how.alpha)
     counts = {path: choose.portion(rates[path], int(mask.sum())) for path, mask in alive.items()}
-    own = set(alive) if how.scope == "layer" else ({layers.output} if own_rate is not None else set())
+    own = set(alive) if how.scope == "layer" else {output} - {None}
     masks = choose.remove_within(
         {path: scores[path] for path in alive if path in own},
         {path: mask for path, mask in alive.items() if path in own},
@@ -45,7 +46,7 @@ def ticket(how: Ticket, model: nn.Module, example: Any, beside: Sequence[nn.Modu
         count = choose.portion(how.rate, sum(int(mask.sum()) for mask in pooled.values()))
         masks |= choose.remove_among({path: scores[path] for path in pooled}, pooled, count)
     rests = {path: _rest(how.masked, layers.modules[path], before[path], after[path], alive[path]) for path in masks}
-    return _planted(model, beside[-1], layers, masks, rests, how.keep, how.sign, base_seed(how.seed), how)
+    return _planted(model, beside[-1], layers, masks, rests, how.keep, how.sign, base_seed(how.seed), notes)
 
 
 def replant(how: Replant, model: nn.Module, example: Any, beside: Sequence[nn.Module]) -> nn.Module:
@@ -62,7 +63,7 @@ def replant(how: Replant, model: nn.Module, example: Any, beside: Sequence[nn.Mo
         masks[path] = choose.shuffled(part.mask, seed_for(seed, "places", path)) if how.shuffle else part.mask.clone()
         # A shuffled mask leaves other weights out; those rest where a ticket's would, had they not moved.
         rests[path] = None if part.rest is None else before[path] if how.shuffle else part.rest.clone()
-    return _planted(model, beside[-1], layers, masks, rests, how.keep, how.sign, seed, how)
+    return _planted(model, beside[-1], layers, masks, rests, how.keep, how.sign, seed)
 
 
 def values(keep: str, sign: bool, before: Tensor, mask: Tensor, seed: int) -> Tensor:
@@ -118,7 +119,7 @@ def _planted(
     keep: str,
     sign: bool,
     seed: int,
-    how: object,
+    notes: Sequence[str] = (),
 ) -> nn.Module:
     """The network to go back to, under these masks: its biases, normalisation and buffers are its own, copied."""
     new = settle(origin)
@@ -132,7 +133,7 @@ def _planted(
         plant(layer, mask, rests[path])
     for path, part in _left_alone(model, origin, masks).items():
         plant(new.get_submodule(path), part.mask, part.rest)
-    told(new, layers, begins=keep, sign=sign)
+    told(new, layers, *notes, begins=keep, sign=sign)
     return new
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from limbeck.batches import moved
 from limbeck.compress.answers import tensors
+from limbeck.errors import NonFiniteError
 from limbeck.models.macs import as_found
 from limbeck.phase import Batch
 from limbeck.randomness import own_random_numbers
@@ -31,7 +32,10 @@ def moved_by(before: nn.Module, after: nn.Module, calibration: Iterable[Batch]) 
         calibration: batches of inputs.
 
     Returns:
-        0 for equal outputs; infinite where outputs are of other number or shape, or NaN.
+        0 for equal outputs; infinite where outputs are of other number or shape, or the second network's are NaN.
+
+    Raises:
+        NonFiniteError: the first network answers NaN.
 
     >>> one, other = nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False)
     >>> other.weight.data = 0.75 * one.weight.data
@@ -45,6 +49,10 @@ def moved_by(before: nn.Module, after: nn.Module, calibration: Iterable[Batch]) 
         ours, theirs = _answers(before, inputs), _answers(after, inputs)
         if not ours or [a.shape for a in ours] != [b.shape for b in theirs]:
             return float("inf")
+        if any(bool(a.isnan().any()) for a in ours):
+            raise NonFiniteError(
+                "the network answers NaN on a calibration batch, so that nothing can be compared; look for such numbers in its inputs"
+            )
         apart += sum((a - b).square().sum().item() for a, b in zip(ours, theirs, strict=True))
         length += sum(a.square().sum().item() for a in ours)
     far = (apart / length if length else apart) ** 0.5

@@ -81,6 +81,7 @@ _COMPUTED = "its weight is made anew in every forward"
 _RECURRENT = "a recurrent layer, whose states come back to its own gates, is never pruned"
 
 
+@torch.inference_mode(False)  # in inference mode a network runs past what watches it
 def looked_through(model: nn.Module, example: Any) -> ChannelGraph:
     """As `channel_graph`, of a network that may have nothing to remove."""
     require_unfinished(model, "Prune")
@@ -112,14 +113,18 @@ def _watched(model: nn.Module, inputs: Any) -> tuple[Ledger, set[str]]:
     with aside():
         ran = _watch(model.eval(), inputs, ledger)
         weighed = {path for path, module in model.named_modules() if isinstance(module, WEIGHED)}
-        if not weighed <= ran:  # heads that only run in training
-            saved = copy.deepcopy(model.state_dict())
-            with suppress(Exception):  # one value per channel, targets that are missing: nothing is known of them then
-                _watch(model.train(), inputs, ledger)
-            model.load_state_dict(saved)
-            model.eval()
+        saved = copy.deepcopy(model.state_dict())
+        with suppress(Exception):  # one value per channel, targets that are missing: nothing is known of them then
+            if not weighed <= ran or _shapes(model.train(), inputs) != _shapes(model.eval(), inputs):
+                _watch(model.train(), inputs, ledger)  # heads that only run, outputs that only come, in training
+        model.load_state_dict(saved)
+        model.eval()
     ledger.settle()
     return ledger, ran
+
+
+def _shapes(model: nn.Module, inputs: Any) -> list[torch.Size]:
+    return [answer.shape for answer in tensors(call(model, inputs))]
 
 
 def _watch(model: nn.Module, inputs: Any, ledger: Ledger) -> set[str]:

@@ -44,13 +44,23 @@ def producing(model: nn.Module, group: Group) -> list[tuple[nn.Module, Member]]:
     if not found:
         raise LimbeckError(
             f"group {group.name!r}: no layer with weights produces its channels; take a score that looks at what "
-            "they say: apoz, mean_activation, taylor, oracle"
+            "they say (apoz, mean_activation, taylor, oracle) or at nothing (random)"
         )
     return found
 
 
 def producers(model: nn.Module, group: Group) -> Iterator[Tensor]:
-    """The filters of each layer that produces the channels, ``[size, weights]`` in float64 on the CPU."""
+    """The filters of each layer that produces the channels, ``[size, weights]`` in float64 on the CPU.
+
+    Where no layer does, those of the bare parameters that do: weights which a forward multiplies with by itself.
+    """
+    named = dict(model.named_parameters())
+    bare = [(named[m.module], m) for m in group.of("out") if m.module in named and named[m.module].ndim > 1]
+    if len(bare) == len(group.of("out")):
+        for weight, member in bare:
+            rows = weight.detach().movedim(member.dim, 0).flatten(1)
+            yield torch.stack([rows[list(index)].flatten() for index in member.index]).double().cpu()
+        return
     for layer, member in producing(model, group):
         yield filters_of(weight_of(layer).detach(), layer, member).double().cpu()
 

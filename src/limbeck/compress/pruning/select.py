@@ -185,8 +185,8 @@ def settle(
         low, best, part = 0.0, rounded(0.0), 0.0
         if (reached := measure(best)) > target + slack:
             raise HyperParameterError(
-                f"{what}: with every layer at its least width {reached:.4g} are left, and {target:.4g} are asked for; ask for "
-                "less, ignore fewer layers, or lower `minimum` or `multiple`"
+                f"{what}: with every layer at its least width {reached:.4g} are left, and {target:.4g} are asked for; give a larger "
+                f"{what.split()[0]}, ignore fewer layers, or lower `minimum` or `multiple`"
             )
         for _ in range(rounds):
             middle = (low + high) / 2

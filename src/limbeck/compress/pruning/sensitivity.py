@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from limbeck.compress.pruning.graph import groups
@@ -19,6 +20,7 @@ from limbeck.taps import original
 Scan = dict[str, list[tuple[float, float]]]
 
 
+@torch.inference_mode(False)
 def scan(
     model: nn.Module,
     ratios: Sequence[float],
@@ -67,7 +69,7 @@ def scan(
         model, by, groups(model, example), example=example, calibration=calibration, seed=seed
     )
     checked(found, scores)
-    whole = measure(removed(model, found, {})) if 0 in parts else None
+    whole = float(measure(removed(model, found, {}))) if 0 in parts else None
     lines: Scan = {}
     for group in found:
         line = lines.setdefault(group.name, [])

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from limbeck.batches import resized
+from limbeck.batches import batch_size, resized
 from limbeck.compress.cost import latency
 from limbeck.compress.pruning.arithmetic import macs_of
 from limbeck.compress.pruning.groups import Group
@@ -22,12 +22,15 @@ from limbeck.compress.pruning.select import (
     settle,
     stepped,
 )
+from limbeck.compress.trial import answers
+from limbeck.errors import HyperParameterError, listed
 from limbeck.models.macs import count_macs
 
 if TYPE_CHECKING:
     from limbeck.compress.prune import Prune
 
 _RAISES = 8  # widths that may be tried one step wider when time is the target: each try is timed
+_ROUNDING = 1e-6  # of the whole network's arithmetic: products of an attention that shrink with it are far above
 _Wanted = Callable[[float], Mapping[str, float]]
 _Count = Callable[[Mapping[str, int]], int]
 
@@ -62,13 +65,25 @@ def widths_of(told: Prune, judged: Judged) -> tuple[Widths, list[str]]:
 
 def _settled(told: Prune, judged: Judged) -> Widths:
     """The widths that `layers` names, whatever the target is."""
-    named: dict[str, float] = {}
-    for path, part in told.layers.items():
-        inside = within(judged.model, path)
-        named |= {g.name: part for g in judged.groups if touches(g, inside)}
+    named = {g.name: part for g in judged.groups if (part := _own_part(told, judged.model, g)) is not None}
     return {
         row.name: stepped(row, told.on_the_way(named[row.name]) * row.base) for row in judged.rows if row.name in named
     }
+
+
+def _own_part(told: Prune, model: nn.Module, group: Group) -> float | None:
+    """What `layers` says of a group: the innermost paths count, and must agree."""
+    inside = {path: within(model, path) for path in told.layers}
+    at = {path: modules for path, modules in inside.items() if touches(group, modules)}
+    inmost = [path for path in at if not any(other < at[path] for other in at.values())]
+    parts = {path: told.layers[path] for path in inmost}
+    if len(set(parts.values())) > 1:
+        said = ", ".join(f"{path!r}: {part:g}" for path, part in parts.items())
+        makers = listed(m.module for m in group.of("out"))
+        raise HyperParameterError(
+            f"layers = {{{said}}}: these make channels that can only go together ({makers}), so that one part must hold for all; name one of them"
+        )
+    return next(iter(parts.values()), None)
 
 
 def _wanted(told: Prune, judged: Judged, free: Sequence[Row]) -> _Wanted:
@@ -124,11 +139,26 @@ def _by_arithmetic(
 
 
 def _counter(judged: Judged) -> _Count:
-    """Multiply-accumulates of widths: by arithmetic, or by cutting and counting where modules multiply by themselves."""
+    """Multiply-accumulates of widths: by arithmetic, or by cutting and counting where layers are not all that multiplies."""
+    counted: dict[tuple[int, ...], int] = {}
+
+    def cut(widths: Mapping[str, int]) -> int:
+        key = tuple(widths[row.name] for row in judged.rows)
+        if key not in counted:
+            counted[key] = count_macs(judged.cut(widths), judged.sample)
+        return counted[key]
+
     modules = dict(judged.model.named_modules())
     if all(m.module in modules or m.side == "norm" for g in judged.groups for m in g.members):
-        return macs_of(judged.model, judged.groups, judged.sample)
-    return lambda widths: count_macs(judged.cut(widths), judged.sample)
+        quick = macs_of(judged.model, judged.groups, judged.sample)
+        half = {row.name: max(row.least, row.size // 2) for row in judged.rows}
+        try:
+            agree = abs(quick(half) - cut(half)) <= _ROUNDING * judged.macs
+        except Exception:  # a forward that does not take these widths: nothing is known, and nothing is lost
+            agree = True
+        if agree:
+            return quick
+    return cut
 
 
 def _toll(flops: float, count: _Count, judged: Judged) -> dict[str, float]:
@@ -164,11 +194,21 @@ def _by_time(
     return wide, f"measured latency: {got:.3g}{unit}, {target:.3g}{unit} were asked for"
 
 
+def _samples(judged: Judged, batch: int) -> Any:
+    inputs = resized(judged.example, batch)
+    if answers(judged.model, inputs) is None:
+        raise HyperParameterError(
+            f"batch = {batch}: the network does not run on so many samples, though it does on the example's {batch_size(judged.example)}; "
+            "give `batch` a number that it takes"
+        )
+    return inputs
+
+
 class _Timer:
     """Measured latency of widths; each is measured once."""
 
     def __init__(self, judged: Judged, batch: int) -> None:
-        self.judged, self.inputs = judged, resized(judged.example, batch)
+        self.judged, self.inputs = judged, _samples(judged, batch)
         self.known: dict[tuple[int, ...], tuple[float, float]] = {}
 
     def __call__(self, widths: Mapping[str, int], relative: bool) -> float:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from limbeck.compress.pruning.graph import WEIGHED, channel_graph, looked_through
+from limbeck.compress.pruning.graph import WEIGHED, ChannelGraph, channel_graph, looked_through
 from limbeck.compress.pruning.groups import Group
 from limbeck.compress.pruning.judge import judge_what_can_be
 from limbeck.compress.pruning.judged import Judged
@@ -21,7 +21,7 @@ from limbeck.compress.pruning.ways import Way, made, way
 from limbeck.compress.trial import require_finite, require_trainable, smallest
 from limbeck.compressor import silent, tell
 from limbeck.data.iterables import Batches
-from limbeck.errors import LimbeckError, NameUnknown, listed, unknown
+from limbeck.errors import HyperParameterError, LimbeckError, NameUnknown, listed, unknown
 from limbeck.models.macs import count_macs
 from limbeck.randomness import base_seed
 from limbeck.taps import original as unwrapped
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from limbeck.compress.prune import Prune
 
 
+@torch.inference_mode(False)
 def pruned(
     told: Prune, model: nn.Module, *, example: Any, calibration: Iterable[Any], original: nn.Module
 ) -> nn.Module:
@@ -82,7 +83,7 @@ def _judged(
     """The network with scores for what may go of it, and layer -> why it is left whole."""
     require_finite(model)
     whole = channel_graph(original, example)
-    wanted = _chosen(told, original, whole.groups)
+    wanted, unwanted = _chosen(told, original, whole)
     left, same, spent = whole.left, wanted, list[Group]()
     if original is not model:
         now = looked_through(model, example)
@@ -100,13 +101,15 @@ def _judged(
     have = channels_left(spent, same, whole.groups, original, model)
     rows += [Row(name, size, bases[name], least=size) for name, size in have.items()]
     scores = {**checked(groups, scores), **{name: torch.zeros(size) for name, size in have.items()}}
-    return Judged(model, original, groups, rows, scores, example, calibration), {**left, **unjudged}
+    return Judged(model, original, groups, rows, scores, example, calibration), {**left, **unwanted, **unjudged}
 
 
 # -- which groups ---------------------------------------------------------------------------------------
 
 
-def _chosen(told: Prune, model: nn.Module, groups: Sequence[Group]) -> list[Group]:
+def _chosen(told: Prune, model: nn.Module, whole: ChannelGraph) -> tuple[list[Group], dict[str, str]]:
+    """The groups that the settings leave to be pruned, and layer of another -> why that stays whole."""
+    groups = whole.groups
     known = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
     for name in (*told.ignore, *told.layers):
         if name not in known:
@@ -120,20 +123,32 @@ def _chosen(told: Prune, model: nn.Module, groups: Sequence[Group]) -> list[Grou
                 f"ignore: {name!r}, a {type(model.get_submodule(name)).__name__}, makes no channels; name the convolution or linear "
                 "layer that does"
             )
-    ours = [
-        g
-        for g in groups
-        if not any(touches(g, inside) for inside in ignored) and (told.residual or len(_makers(g, modules)) == 1)
-    ]
+    ours, left = list[Group](), dict[str, str]()
+    for g in groups:
+        names = [name for name, inside in zip(told.ignore, ignored, strict=True) if touches(g, inside)]
+        if names:
+            left |= dict.fromkeys(
+                (m.module for m in g.of("out")), f"ignore names it, or what makes channels with it: {listed(names)}"
+            )
+        elif not told.residual and len(_makers(g, modules)) > 1:
+            left |= dict.fromkeys(
+                (m.module for m in g.of("out")), "several layers make its channels together (residual = False)"
+            )
+        else:
+            ours.append(g)
     if not ours:
         raise LimbeckError(
             f"of the {len(groups)} groups of channels that could be removed none is left: `ignore` names them all"
             + ("" if told.residual else ", or they are made by several layers together (residual = False)")
         )
     for name in told.layers:
-        if not any(touches(g, within(model, name)) for g in ours):
-            raise LimbeckError(f"layers: no channel that {name!r} makes can be removed")
-    return ours
+        inside = within(model, name)
+        if not any(touches(g, inside) for g in ours):
+            why = next((left[path] for path in sorted(inside) if path in left), whole.left.get(name))
+            raise HyperParameterError(
+                f"layers: no channel that {name!r} makes can be removed" + (f": {why}" if why else "")
+            )
+    return ours, left
 
 
 def _makers(group: Group, modules: Mapping[str, nn.Module]) -> list[str]:
