@@ -356,6 +356,20 @@ def test_what_is_missing():
     assert small[1].out_features == 16, "weights alone need no data"
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"seed": 0.5}, r"seed = 0\.5: a whole number"),
+        ({"seed": "a"}, "seed = 'a': a whole number"),
+        ({"calibration": True}, "calibration = True: a number of samples"),
+        ({"calibration": 1.5}, r"calibration = 1\.5: a number of samples"),
+    ],
+)
+def test_numbers_of_another_kind(given, said):
+    with pytest.raises(HyperParameterError, match=said):
+        lk.compress(net(), lk.Prune(keep=0.5), rows(), **given, **QUIET)
+
+
 def test_inputs_by_name():
     class Named(nn.Module):
         def __init__(self):

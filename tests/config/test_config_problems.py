@@ -248,3 +248,13 @@ def test_the_error_is_one_message_with_all_lines():
         read(GOOD.replace("name: good", "name: 3").replace("seeds: [0, 1]", "seeds: []"))
     assert str(caught.value).splitlines() == list(caught.value.problems)
     assert len(caught.value.problems) == 2
+
+
+def test_a_course_says_once_what_all_its_lessons_lack():
+    text = (
+        GOOD
+        + "  - {kind: compress, name: less, model: alone, teacher: nobody, how: {kind: prune, macs: 0.5, steps: 3}}\n"
+    )
+    (told,) = problems(text)
+    assert "no model 'nobody'" in told
+    assert "less." not in told

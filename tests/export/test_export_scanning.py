@@ -233,7 +233,9 @@ def test_bad_input(folder, tmp_path):
         scan_run(folder, rows=0)
     with pytest.raises(HyperParameterError, match="int8 has neither"):
         scan_run(folder, to="int8", by="l1")
-    with pytest.raises(HyperParameterError, match="quantized = 'others' is for int8"):
+    with pytest.raises(
+        HyperParameterError, match=r"quantized = 'others' \(--others\) is for int8.*or say to = 'int8' \(--to int8\)"
+    ):
         scan_run(folder, quantized="others")
     with pytest.raises(RunFolderError):
         scan_run(tmp_path)

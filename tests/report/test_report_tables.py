@@ -257,3 +257,12 @@ def test_one_baseline_for_all_seeds_is_compared_with_every_seed():
     assert (shared.n, round(shared.mean, 4)) == (2, -0.205)
     assert difference(ours, theirs, shared=False).n == 1  # its other seeds are not done yet
     assert difference(ours, {"accuracy": {0: 0.7}}, shared=False) is None
+
+
+def test_a_page_that_would_be_a_folder_is_refused_first(make_run, tmp_path, capsys):
+    from limbeck.cli import main
+
+    assert main(["compare", str(make_run("a")), "--html", str(tmp_path)]) == 1
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "is a folder; name a file in it" in told.err

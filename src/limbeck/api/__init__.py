@@ -18,7 +18,7 @@ from limbeck.errors import HyperParameterError, LimbeckError, RunFolderError
 from limbeck.methods import MutualLearning
 from limbeck.methods.response import KD, Supervised
 from limbeck.phase import Method
-from limbeck.settings import Optimizer, Training
+from limbeck.settings import Optimizer, Training, require_whole
 from limbeck.taps import original
 
 __all__ = ["Batches", "Record", "distill", "train", "train_together"]
@@ -227,6 +227,7 @@ def _job(
     out: str | Path | None,
     quiet: bool,
 ) -> Job:
+    require_whole(seed=seed)
     training = _settings(training, optimizer, epochs)
     if training.patience is not None and validation is None:
         raise HyperParameterError(

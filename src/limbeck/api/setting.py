@@ -19,7 +19,7 @@ from limbeck.errors import DataError, HyperParameterError
 from limbeck.models.swap import copied
 from limbeck.phase import Batch, seed_for
 from limbeck.randomness import own_random_numbers, seed_everything
-from limbeck.settings import Training, require
+from limbeck.settings import Training, require, require_whole
 from limbeck.taps import original
 
 
@@ -70,6 +70,7 @@ def prepared(
 
     if training is not None and not isinstance(training, Training):
         raise HyperParameterError(f"training = {training!r}: a limbeck.Training, or nothing at all")
+    require_whole(seed=seed)
     team = alone(device)
     job = Job(
         loader=Batches(() if batches is None else batches),
@@ -101,6 +102,8 @@ def prepared(
 
 def _calibration(loader: Batches, wanted: Iterable[Any] | int, device: torch.device) -> list[Batch]:
     """Batches to look at, on the device; of the training batches so many that they hold as many samples as wanted."""
+    if isinstance(wanted, (bool, float)):
+        raise HyperParameterError(f"calibration = {wanted!r}: a number of samples, or batches of their own")
     if not isinstance(wanted, int):
         found = list(Batches(wanted, "the calibration batches").epoch(0))
     else:

@@ -31,8 +31,11 @@ def print_comparison(folders: Sequence[Path], page: Path | None) -> None:
     """Print several runs side by side, and maybe write the page."""
     from limbeck.cli import say
     from limbeck.report.compare import compare, write_compare
+    from limbeck.report.page import require_no_folder
     from limbeck.report.tables import render_text
 
+    if page is not None:
+        require_no_folder(page)
     out = say.wide()
     out.print(render_text(compare(folders), width=out.width))
     if page is not None:

@@ -81,7 +81,8 @@ class Prune:
         recalibrate: whether the statistics of BatchNorm layers are estimated anew, on the calibration batches, if there are
             any.  Default True.
         refit: whether "lasso" and "thinet" fit the layers that lost inputs to what they used to answer, on the calibration
-            batches, as their papers do.  Default True; other scores have no such step.
+            batches, as their papers do; and whether with "slimming" the layers behind take over the constant that a channel
+            says whose scale is zero, its shift.  Default True; other scores have no such step.
         batch: samples per forward where ``latency`` is measured.  Default 1.
         seed: of ``by="random"`` and of positions that scores draw; None (the default): torch's seed, which a run sets for
             every repetition.

@@ -12,7 +12,7 @@ from limbeck.errors import RunFolderError, listed
 from limbeck.export.scanning import Scanned
 from limbeck.report.compression import layer_losses, mean_fall, sensitivity
 from limbeck.report.draw import Chart
-from limbeck.report.page import Certificate, certificate, render, write
+from limbeck.report.page import Certificate, certificate, render, require_no_folder, write
 from limbeck.report.read import read_run
 from limbeck.report.tables import Cell, Column, Table
 from limbeck.report.verdict import Sentence
@@ -264,8 +264,7 @@ def require_place(path: Path) -> None:
     Raises:
         RunFolderError: it is a folder, or its folder is not there.
     """
-    if path.is_dir():
-        raise RunFolderError(f"{path} is a folder; name a file in it, such as {path / 'sensitivity.html'}")
+    require_no_folder(path)
     if not path.parent.is_dir():
         raise RunFolderError(f"cannot write {path}: there is no folder {path.parent}; make it first, or choose another")
 

@@ -77,7 +77,10 @@ def problems(recipe: Recipe) -> list[tuple[Path, str]]:
         found += _misplaced(stage, place, recipe.stages[index], fresh, bool(ready))
         for reference in _references(stage, place, recipe.stages[index]):
             if reference.name.partition("@")[0] not in known:
-                text = unknown("model", reference.name, sorted(known), "this recipe before that stage")
+                inner = {
+                    part.name for place_of, part in plan if place_of == index
+                }  # of a course, whose lessons nobody writes down
+                text = unknown("model", reference.name, sorted(known - inner), "this recipe before that stage")
                 found.append((reference.place, text))
             elif reference.trained and reference.name.partition("@")[0] not in ready:
                 name = reference.name.partition("@")[0]

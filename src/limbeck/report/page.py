@@ -70,6 +70,16 @@ def render(context: Mapping[str, Any]) -> str:
     return template.render(style=style, version=limbeck_version(), **context)
 
 
+def require_no_folder(path: Path) -> None:
+    """Refuse a page that could not be written, before time goes into it.
+
+    Raises:
+        RunFolderError: it is a folder.
+    """
+    if path.is_dir():
+        raise RunFolderError(f"{path} is a folder; name a file in it, such as {path / 'page.html'}")
+
+
 def write(text: str, path: Path) -> Path:
     """Write a file beside its place and move it there, so that nobody ever reads half a page.
 

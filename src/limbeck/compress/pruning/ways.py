@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from torch import nn
 
+from limbeck.compress.pruning.closed import take_over
 from limbeck.compress.pruning.compare import moved_by
 from limbeck.compress.pruning.judged import Judged
 from limbeck.compress.pruning.reconstruct import REPAIRS, repair
@@ -93,6 +94,9 @@ def _nearest(told: Prune, judged: Judged, ways: Sequence[Way]) -> Way:
 
 def _refit(told: Prune, judged: Judged, new: nn.Module, widths: Widths) -> list[str]:
     gone = judged.gone(widths)
+    if told.refit and told.by == "slimming":
+        behind = take_over(judged.model, new, judged.groups, gone, judged.sample)
+        return [f"{len(behind)} layers took over the constant that closed channels say (their shift)"] * bool(behind)
     if not told.refit or told.by not in REPAIRS or not any(gone.values()):
         return []
     kept = {g.name: [c for c in range(g.size) if c not in set(gone[g.name])] for g in judged.groups}

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from limbeck.compress.pruning.feeding import first_batches
 from limbeck.compress.pruning.graph import WEIGHED, ChannelGraph, channel_graph, looked_through
 from limbeck.compress.pruning.groups import Group
 from limbeck.compress.pruning.judge import judge_what_can_be
 from limbeck.compress.pruning.judged import Judged
+from limbeck.compress.pruning.judging.gradients import far
 from limbeck.compress.pruning.labels import whole_groups
 from limbeck.compress.pruning.lineage import channels_left, lineage
 from limbeck.compress.pruning.select import Row, checked, row_of
@@ -51,6 +53,7 @@ def pruned(
         *chosen.reached,
         *chosen.why,
         *fitted,
+        *([far(judged.model, first_batches(judged.calibration, judged.model))] if told.by == "obd" else []),
         *_left(left),
         by=told.by,
         scope=chosen.scope,

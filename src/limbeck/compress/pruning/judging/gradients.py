@@ -15,7 +15,9 @@ from limbeck.compress.pruning.groups import Group
 from limbeck.compress.pruning.judging.inputs import Found
 from limbeck.compress.pruning.members import entries, filters_of, first_norm, producing, summed
 from limbeck.compress.pruning.sampling import weight_of
+from limbeck.models.swap import copied
 from limbeck.phase import Batch
+from limbeck.randomness import own_random_numbers
 
 SAMPLES = 256  # at most so many samples where each has a backward pass of its own
 
@@ -65,13 +67,32 @@ def obd(model: nn.Module, groups: Sequence[Group], batches: Sequence[Batch]) -> 
     return found
 
 
+def far(model: nn.Module, batches: Sequence[Batch]) -> str:
+    """A sentence about the term that OBD leaves out, which is zero at a minimum of the loss only."""
+    work = copied(model).eval()
+    wanted = [p.requires_grad_() for p in work.parameters() if p.is_floating_point()]
+    slopes = [torch.zeros_like(p) for p in wanted]
+    loss = 0.0
+    with own_random_numbers(), torch.enable_grad():
+        for batch in batches:
+            mean = losses_of(work, batch).mean()
+            loss += mean.item() / len(batches)
+            for slope, g in zip(slopes, _gradients(mean, wanted).values(), strict=True):
+                slope += g / len(batches)
+    norm = sum(float(s.double().square().sum()) for s in slopes) ** 0.5
+    return (
+        f"obd takes the network to be at a minimum of the loss, where the gradient is zero: on the calibration batches its norm is {norm:.3g}, at "
+        f"a loss of {loss:.3g}; where a network was hardly trained, taylor_weight looks at the gradient itself"
+    )
+
+
 def _slopes(model: nn.Module, wanted: Sequence[nn.Parameter], batches: Sequence[Batch]) -> Iterator[dict[int, Tensor]]:
     """The gradients of each batch's mean loss, by the parameter's id."""
     for batch in batches:
         yield _gradients(losses_of(model, batch).mean(), wanted)
 
 
-def _gradients(loss: Tensor, wanted: Sequence[nn.Parameter]) -> dict[int, Tensor]:
+def _gradients(loss: Tensor, wanted: Sequence[Tensor]) -> dict[int, Tensor]:
     found = torch.autograd.grad(loss, wanted, allow_unused=True)
     return {id(p): torch.zeros_like(p) if g is None else g.detach() for p, g in zip(wanted, found, strict=True)}
 
