@@ -19,16 +19,22 @@ from limbeck.models.swap import copied
 from limbeck.phase import Batch
 from limbeck.processor import BF16_UNITS, bf16_unit
 
-FORMS = (
+FORMS: tuple[str, ...] = (
     "eager",
     "compiled",
     "bf16 compiled",
     "int8 eager",
     "int8 compiled",
     "onnxruntime",
+    "onnxruntime int8",
     "openvino",
     "openvino bf16",
+    "openvino int8",
 )
+OF_FILES: tuple[str, ...] = (
+    "onnxruntime int8",
+    "openvino int8",
+)  # an ONNX file in int8 is needed for these, not a network
 
 
 class Form(nn.Module):
@@ -126,8 +132,8 @@ def latency_forms(model: nn.Module, example: Any, only: Collection[str] | None =
     ['compiled', 'eager']
     """
     for name in only or ():
-        if name not in FORMS:
-            raise NameUnknown(unknown("form", name, FORMS))
+        if name in OF_FILES or name not in FORMS:
+            raise NameUnknown(unknown("form", name, [form for form in FORMS if form not in OF_FILES]))
     return {name: form for name, form in tried(model, example, only) if isinstance(form, nn.Module)}
 
 

@@ -13,28 +13,14 @@ from torch import Tensor, nn
 
 from limbeck.compress import forms
 from limbeck.compress.cost import Latency, is_program, latency, one_thread
+from limbeck.compress.forms import FORMS
 from limbeck.errors import LimbeckError, NameUnknown, unknown
 from limbeck.export.making import export
 from limbeck.export.runs import OpenRun, calibration, open_run
 from limbeck.settings import require
 
-FORMS: tuple[str, ...] = (
-    "eager",
-    "compiled",
-    "bf16 compiled",
-    "int8 eager",
-    "int8 compiled",
-    "onnxruntime",
-    "onnxruntime int8",
-    "openvino",
-    "openvino bf16",
-    "openvino int8",
-)
 BASELINE = "eager"
-_FILES = {
-    "onnxruntime int8": lambda file, inputs: forms.session(file),
-    "openvino int8": forms.openvino,
-}  # of an ONNX file
+_FILES = {"onnxruntime int8": lambda file, inputs: forms.session(file), "openvino int8": forms.openvino}
 _COMPILED = frozenset({"compiled", "bf16 compiled", "int8 compiled"})
 
 
