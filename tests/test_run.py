@@ -20,7 +20,8 @@ from safetensors.torch import load_file
 
 from limbeck import config, record
 from limbeck.data.spec import Data
-from limbeck.errors import Interrupted, LimbeckError, NonFiniteError, RecipeError, RunFolderError
+from limbeck.errors import Interrupted, LimbeckError, NonFiniteError, RecipeError, RunFolderError, WeightsError
+from limbeck.export.runs import open_run
 from limbeck.methods import KD, NST, AttentionTransfer, FitNets, LogitMatching, Supervised
 from limbeck.recipe import Distill, Evaluate, Machine, Model, Recipe, Train
 from limbeck.report.read import read_run
@@ -166,6 +167,26 @@ def test_a_lost_stage_is_trained_again_to_the_same_bits(done):
     before = sha(folder, "kd", 1)
     for path in (folder / "stages" / "kd" / "seed-1").iterdir():
         path.unlink()
+    run(recipe, out=folder, machine=ONE, quiet=True)
+    assert sha(folder, "kd", 1) == before
+
+
+def test_damaged_files_say_what_mends_them(done, tmp_path):
+    folder, recipe = tmp_path / "damaged", done[1]
+    shutil.copytree(done[0], folder)
+    before = sha(folder, "kd", 1)
+    (folder / "run.json").write_text("xx")
+    with pytest.raises(
+        RunFolderError, match=r"cannot read .*run\.json.*; remove it, and the same command writes it again"
+    ):
+        run(recipe, out=folder, machine=ONE, quiet=True)
+    (folder / "run.json").unlink()
+    run(recipe, out=folder, machine=ONE, quiet=True)
+    place = folder / "stages" / "kd" / "seed-1"
+    (place / "last.safetensors").write_text("xx")
+    with pytest.raises(WeightsError, match=rf"To have it made again, remove {place} and give `limbeck run` again"):
+        open_run(folder).model("kd", 1)
+    shutil.rmtree(place)
     run(recipe, out=folder, machine=ONE, quiet=True)
     assert sha(folder, "kd", 1) == before
 

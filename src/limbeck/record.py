@@ -89,14 +89,16 @@ def read_json(path: Path) -> dict[str, Any] | None:
     Raises:
         RunFolderError: it cannot be read, or holds no JSON object.
     """
+    # What a run writes at its end, and what a stage leaves, it writes again where it is gone.
+    again = "; remove it, and the same command writes it again" if path.name in ("run.json", "result.json") else ""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise RunFolderError(f"cannot read {path}: {error}") from error
+        raise RunFolderError(f"cannot read {path}: {error}{again}") from error
     if not isinstance(found, dict):
-        raise RunFolderError(f"{path} holds a {type(found).__name__}, not a record")
+        raise RunFolderError(f"{path} holds a {type(found).__name__}, not a record{again}")
     return found
 
 

@@ -147,9 +147,15 @@ class Work:
         if isinstance(found, Ensemble):
             return Average([self.model(member, here, seed) for member in found.members], averaging=found.averaging)
         model = self._begun(student_of(found), here, seed)
-        if isinstance(found, Compress):
-            return results.load(model, self.folder / self.place(found, seed), self.example())
-        load_weights(model, self.folder / self.place(found, seed) / (f"step-{step}.safetensors" if step else _LAST))
+        place = self.folder / self.place(found, seed)
+        try:
+            if isinstance(found, Compress):
+                return results.load(model, place, self.example())
+            load_weights(model, place / (f"step-{step}.safetensors" if step else _LAST))
+        except WeightsError as error:
+            raise WeightsError(
+                f"{error}. To have it made again, remove {place} and give `limbeck run` again"
+            ) from error
         return model
 
     def example(self, size: int = 1) -> Tensor:
