@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -386,13 +387,14 @@ def test_killed_terminated_and_interrupted_processes_go_on_to_the_same_bits(tmp_
         out, err = process.communicate(timeout=60)
         assert process.returncode == 130, (out, err)
         wanted = f"; to go on: limbeck run {file} --out {folder} --accelerator cpu --threads 1"
-        assert err.splitlines()[-1].startswith("stopped at kd, distill, epoch ")
+        stopped = re.match(r"stopped at kd, distill, epoch (\d+), step ", err.splitlines()[-1])
+        assert stopped
         assert err.splitlines()[-1].endswith(wanted)
         assert record.read_json(folder / "run.json")["status"] == "interrupted"
     process = limbeck(*words)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, (out, err)
-    assert "kd, distill: goes on after epoch" in out
+    assert ("kd, distill: goes on after epoch" in out) == (int(stopped[1]) > 1)  # a slow machine is still in its first
     for stage in ("teacher", "kd"):
         assert sha(straight, stage) == sha(folder, stage)
     a, b = (record.read_json(f / "stages/kd/seed-0/result.json") for f in (straight, folder))

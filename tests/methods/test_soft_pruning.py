@@ -135,7 +135,7 @@ def test_what_is_refused():
         SoftFilterPruning(mix=0.1)
     with pytest.raises(HyperParameterError, match="every = 0: at least 1 epoch"):
         SoftFilterPruning(every=0)
-    with pytest.raises(HyperParameterError, match="skip = 'conv1': a list of paths"):
+    with pytest.raises(HyperParameterError, match="skip = 'conv1': a list of names"):
         SoftFilterPruning(skip="conv1")
     with pytest.raises(NameUnknown, match=r"skip: no layer with weights 'layer1.cnv' in Sequential; near: layer1.conv"):
         SoftFilterPruning(skip=("layer1.cnv",)).phases(stage(5))

@@ -11,7 +11,7 @@ import rich.console
 from limbeck.errors import RunFolderError
 from limbeck.report.compare import compare, write_compare
 from limbeck.report.read import read_run
-from limbeck.report.tables import difference, measure, measured_on, render_text, results
+from limbeck.report.tables import against, measure, measured_on, render_text, results
 from limbeck.report.verdict import verdict
 
 WORSE = {"teacher": {0: 0.975}, "alone": {0: 0.93, 1: 0.94, 2: 0.92}, "kd": {0: 0.90, 1: 0.912, 2: 0.891}}
@@ -253,10 +253,10 @@ def test_no_front_joins_networks_that_were_measured_on_other_data(make_run, tmp_
 
 def test_one_baseline_for_all_seeds_is_compared_with_every_seed():
     ours, theirs = {"accuracy": {3: 0.48, 5: 0.47}}, {"accuracy": {3: 0.68}}
-    shared = difference(ours, theirs, shared=True)
+    shared = against(ours, theirs, shared=True)
     assert (shared.n, round(shared.mean, 4)) == (2, -0.205)
-    assert difference(ours, theirs, shared=False).n == 1  # its other seeds are not done yet
-    assert difference(ours, {"accuracy": {0: 0.7}}, shared=False) is None
+    assert against(ours, theirs, shared=False).n == 1  # its other seeds are not done yet
+    assert against(ours, {"accuracy": {0: 0.7}}, shared=False) is None
 
 
 def test_a_page_that_would_be_a_folder_is_refused_first(make_run, tmp_path, capsys):

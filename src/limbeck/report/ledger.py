@@ -8,7 +8,7 @@ from typing import Any
 from limbeck.report import words
 from limbeck.report.exhibits import Grid
 from limbeck.report.read import Run, Stage, number
-from limbeck.report.tables import Cell, Column, Measured, Table, decimals_for, difference, measure, measured_on, part_of
+from limbeck.report.tables import Cell, Column, Measured, Table, against, decimals_for, measure, measured_on, part_of
 from limbeck.stats import summarise
 
 _SLOWER = 1.05  # below this, two medians of one measurement are the same
@@ -85,7 +85,7 @@ def _words(stage: Stage) -> tuple[str, str]:
 def _kept(m: Measured, root: Measured | None, decimals: int) -> Cell:
     if root is None:
         return Cell("original")
-    found = difference(m.metrics, root.metrics, shared=root.stage is None or not root.stage.per_seed)
+    found = against(m.metrics, root.metrics, shared=root.stage is None or not root.stage.per_seed)
     if found is None:
         return Cell()
     mood = {"better": "good", "worse": "bad"}.get(found.verdict(), "plain")

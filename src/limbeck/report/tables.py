@@ -157,7 +157,7 @@ def _distinct(values: Mapping[str, Mapping[int, float]]) -> dict[str, dict[int, 
     return {m: dict(v) for m, v in values.items()}
 
 
-def difference(
+def against(
     metrics: Mapping[str, Mapping[int, float]], baseline: Mapping[str, Mapping[int, float]], *, shared: bool
 ) -> Paired | None:
     """The accuracy of one network against another's, seed by seed; of one that all seeds share (`shared`) against its only value."""
@@ -216,7 +216,7 @@ def measure(run: Run) -> tuple[Measured, ...]:
                 cost=stage.cost,
                 teacher=stage.teacher or (common if common != name else None),
                 baseline=rival,
-                difference=difference(metrics[name], metrics[rival], shared=not names[rival].per_seed)
+                difference=against(metrics[name], metrics[rival], shared=not names[rival].per_seed)
                 if compared and rival
                 else None,
                 planned=planned if stage.per_seed else 1,
