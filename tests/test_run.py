@@ -192,6 +192,15 @@ def test_damaged_files_say_what_mends_them(done, tmp_path):
     assert sha(folder, "kd", 1) == before
 
 
+def test_a_lock_that_cannot_be_written_is_told(tmp_path):
+    (tmp_path / ".lock").mkdir()
+    with (
+        pytest.raises(RunFolderError, match=r"cannot write in .*: Is a directory; choose another folder with --out"),
+        record.locked(tmp_path),
+    ):
+        pass
+
+
 # -- folders that are refused ------------------------------------------------------------------------
 
 

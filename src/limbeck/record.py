@@ -115,7 +115,11 @@ def require_writable(folder: Path, setting: str = "--out") -> None:
             return
     except OSError as error:
         why = error.strerror or str(error)
-    raise RunFolderError(f"cannot write in {folder}: {why}; choose another folder with {setting}")
+    raise _no_place(folder, why, setting)
+
+
+def _no_place(folder: Path, why: str, setting: str = "--out") -> RunFolderError:
+    return RunFolderError(f"cannot write in {folder}: {why}; choose another folder with {setting}")
 
 
 @contextmanager
@@ -126,7 +130,11 @@ def locked(folder: Path) -> Iterator[None]:
         RunFolderError: one does already, or the folder cannot be made.
     """
     require_writable(folder)
-    with (folder / ".lock").open("a") as file:
+    try:
+        file = (folder / ".lock").open("a")
+    except OSError as error:
+        raise _no_place(folder, error.strerror or str(error)) from error
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

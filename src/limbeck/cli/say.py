@@ -15,9 +15,7 @@ def console(*, stderr: bool = False) -> Console:
     """A console that leaves text as it is: no markup is read out of it, no line is broken."""
     from rich.console import Console
 
-    stream = sys.stderr if stderr else sys.stdout
-    if isinstance(stream, io.TextIOWrapper):  # names of files may be anything
-        stream.reconfigure(errors="replace")
+    _take_any_name()
     return Console(stderr=stderr, highlight=False, markup=False, soft_wrap=True)
 
 
@@ -25,9 +23,15 @@ def wide() -> Console:
     """A console for tables: as wide as the terminal, or wide enough for a table where there is none."""
     from rich.console import Console
 
-    console()
+    _take_any_name()
     out = Console(highlight=False)
     return out if out.is_terminal else Console(highlight=False, width=160)
+
+
+def _take_any_name() -> None:
+    """Names of files may be no text: what cannot be written stands as a question mark, as stderr does in its own way."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
 
 
 def problems(lines: Sequence[str]) -> None:
