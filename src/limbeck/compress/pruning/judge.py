@@ -95,7 +95,7 @@ def judge(
       `judging.reconstruction.PLACES` positions of each sample.  ``lasso`` is the lambda at which the channel leaves, divided
       by the layer's largest; ``thinet`` its place in the order of removal, in [0, 1).
     - ``oracle``: the measured change of the mean loss when nothing but this channel is set to zero in all consumers.
-      One pass over the data for every channel.
+      One pass over the data for every channel, from its first consumer on.
 
     Gradients and activations are those of the network in eval mode: with batch statistics, a filter's weights times
     their gradients add up to zero, whatever it is worth.  At most `feeding.BATCHES` batches are looked at, and

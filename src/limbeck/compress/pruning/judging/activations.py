@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +13,7 @@ from limbeck import scores
 from limbeck.compress.pruning.feeding import losses_of
 from limbeck.compress.pruning.groups import Group
 from limbeck.compress.pruning.judging.inputs import Found, Reasons, inputs_of, unseen
+from limbeck.compress.pruning.judging.replay import replayed
 from limbeck.compress.pruning.members import by_channel, first_consumer
 from limbeck.compress.pruning.sampling import can_sample, weight_of
 from limbeck.phase import Batch
@@ -103,7 +106,8 @@ def oracle(model: nn.Module, groups: Sequence[Group], batches: Sequence[Batch]) 
     with torch.no_grad():
         with inputs_of(readers, lambda path, x: ran.add(path)):
             whole = _losses(model, batches)
-        idle = _unused(model, {path: layer for path, layer in readers.items() if path not in ran}, batches[0])
+        never = {path: layer for path, layer in readers.items() if path not in ran}
+        idle = _unused(model, never, batches[0]) if never else set[str]()
         why = {
             g.name: f"the oracle makes a channel zero in every layer that reads it, and {m.module!r} never ran as a convolution or "
             "linear layer of its own"
@@ -111,10 +115,13 @@ def oracle(model: nn.Module, groups: Sequence[Group], batches: Sequence[Batch]) 
             for m in g.of("in")
             if m.module not in ran and (m.module not in idle or all(n.module in idle for n in g.of("in")))
         }
-        for group in groups:
-            if group.name not in why:
-                less = [_without(model, group, channel, readers, batches) for channel in range(group.size)]
-                found[group.name] = torch.stack([scores.oracle(whole, losses) for losses in less])
+        rated = [g for g in groups if g.name not in why]
+        less: dict[str, list[Tensor]] = {g.name: [] for g in rated}
+        for batch in batches:
+            for name, losses in _each_without(model, rated, readers, batch):
+                less[name].append(losses)
+        for name, parts in less.items():
+            found[name] = torch.stack([scores.oracle(whole, losses) for losses in torch.cat(parts, 1)])
     return found, why
 
 
@@ -134,10 +141,31 @@ def _losses(model: nn.Module, batches: Sequence[Batch]) -> Tensor:
     return torch.cat([losses_of(model, batch).double() for batch in batches])
 
 
-def _without(
-    model: nn.Module, group: Group, channel: int, readers: Mapping[str, nn.Module], batches: Sequence[Batch]
-) -> Tensor:
-    """The losses where nobody reads this channel."""
+def _each_without(
+    model: nn.Module, groups: Sequence[Group], readers: Mapping[str, nn.Module], batch: Batch
+) -> Iterator[tuple[str, Tensor]]:
+    """By group, the losses where nobody reads a channel: ``[size, samples]``.  What comes before its readers is not computed again."""
+    first: dict[str, int] = {}  # how many calls of layers come before a reader's first
+
+    def see(path: str, x: Tensor) -> None:
+        first.setdefault(path, replay.calls)
+
+    forward = partial(losses_of, model, batch)
+    with replayed(model) as replay:
+        with inputs_of(readers, see):
+            replay(forward)
+        everything = replay.calls
+        for group in groups:
+            until = min((first[m.module] for m in group.of("in") if m.module in first), default=everything)
+            losses = []
+            for channel in range(group.size):
+                with _silent(group, channel, readers):
+                    losses.append(replay(forward, until=until).double())
+            yield group.name, torch.stack(losses)
+
+
+def _silent(group: Group, channel: int, readers: Mapping[str, nn.Module]) -> AbstractContextManager[None]:
+    """Nobody reads this channel."""
     reads: dict[str, list[int]] = {}
     for member in group.of("in"):
         reads.setdefault(member.module, []).extend(member.index[channel])
@@ -147,5 +175,4 @@ def _without(
         x.movedim(-1 if isinstance(readers[path], nn.Linear) else 1, 0)[reads[path]] = 0
         return x
 
-    with inputs_of({path: readers[path] for path in reads}, silence):
-        return _losses(model, batches)
+    return inputs_of({path: readers[path] for path in reads}, silence)
