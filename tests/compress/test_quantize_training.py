@@ -203,6 +203,13 @@ def test_what_is_refused(net, data):
         Convert(settings=QAT)(net, example=data.x[:4])
 
 
+def test_means_over_all_batches_are_refused_in_words(data):
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4, momentum=None), nn.Flatten(), nn.LazyLinear(3))
+    net(data.x)
+    with pytest.raises(LimbeckError, match=r'momentum = None in 1: .* set momentum .*, or use mode "static"'):
+        Prepare(settings=QAT)(net, example=data.x[:4], calibration=[Batch(data.x)])
+
+
 def test_a_batch_of_one_in_training(data):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(4))

@@ -126,6 +126,20 @@ def _require_plain_weights(model: nn.Module) -> None:
         )
 
 
+def _require_momentum(model: nn.Module) -> None:
+    """Refuse statistics that are means over all batches so far: by the count of batches, which no graph branches on."""
+    means = [
+        name
+        for name, m in model.named_modules()
+        if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats and m.momentum is None
+    ]
+    if means:
+        raise LimbeckError(
+            f"momentum = None in {', '.join(means[:4])}: means over all batches so far cannot be learnt in int8, where the share of a new "
+            'batch is a number of the graph; set momentum (torch\'s default is 0.1), or use mode "static", which learns nothing'
+        )
+
+
 def rebuild_prepared(model: nn.Module, settings: Mapping[str, Any], example: Any) -> Prepared:
     """A network of the build that `prepared` gave, into which its weights and ranges can be loaded.
 
@@ -145,6 +159,7 @@ def _made(model: nn.Module, settings: Mapping[str, Any], example: Any, *, compar
     kept = left_alone(model, settings.get("skip", ()))
     require_finite(model)
     _require_plain_weights(model)
+    _require_momentum(model)
     require_runs(model, example)
     from torchao.quantization.pt2e.quantize_pt2e import prepare_qat_pt2e
 
