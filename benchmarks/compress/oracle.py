@@ -78,32 +78,31 @@ def page(told: dict[str, Any], target: Path) -> None:
         return {s: sum(lines[by][n] for n in within) / len(within) for s, lines in by_seed.items()}
 
     first = names[SCORES[0]]
-    kinds = {"all": first, "inside blocks": [n for n in first if n not in told["coupled"]], "coupled": told["coupled"]}
+    kinds = {"inside blocks": [n for n in first if n not in told["coupled"]], "coupled": told["coupled"]}
+    if not told["coupled"]:
+        kinds = {f"`{name}`": [name] for name in first}  # few enough to show each
     ranked = sorted(SCORES, key=lambda by: -summarise(list(means(by, first).values())).mean)
     rows = []
     for by in ranked:
         found = means(by, first)
         s, d = summarise(list(found.values())), paired(found, means("l1", first))
-        cells = [
-            f"{summarise(list(means(by, within).values())).mean:+.2f}"
-            for kind, within in kinds.items()
-            if kind != "all" and within
-        ]
+        cells = [f"{summarise(list(means(by, within).values())).mean:+.2f}" for within in kinds.values()]
         said = f"{s.mean:+.3f}" + (f" ± {s.std:.3f}" if s.std is not None else " (single run)")
         gain = f"{d.mean:+.3f}" + (f" [{d.low:+.3f}, {d.high:+.3f}]" if d.low is not None else "")
         rows.append(f"| {by} | {said} | {'' if by == 'l1' else gain} | {' | '.join(cells)} |")
-    parts = [kind for kind, within in kinds.items() if kind != "all" and within]
+    which = f"every {EVERY}rd layer's"
+    if told["coupled"]:
+        which = f"all {len(told['coupled'])} that residual sums couple, and every {EVERY}rd of the others"
     body = [
         f"# {told['network']}: which score knows what matters",
         "",
         f"Spearman's rank correlation, in a group of channels, between a score and the oracle: the absolute change of the mean loss on {HELD_OUT} "
         f"validation images of CIFAR-10 when one channel is zero. Scores look at the weights and, where they need data, at {SEEN} training images. "
-        f"Means over {len(first)} groups with {told['channels']} channels: all {len(told['coupled'])} that residual sums couple, and every "
-        f"{EVERY}rd of the others. Seeds {', '.join(map(str, sorted(by_seed)))} draw the images; ± is the standard deviation over "
+        f"Means over {len(first)} groups with {told['channels']} channels: {which}. Seeds {', '.join(map(str, sorted(by_seed)))} draw the images; ± is the standard deviation over "
         "them, brackets are 95 % t intervals, paired. The network is one: nothing is said here of others.",
         "",
-        f"| score | correlation | against l1 | {' | '.join(parts)} |",
-        "|" + "---|" * (3 + len(parts)),
+        f"| score | correlation | against l1 | {' | '.join(kinds)} |",
+        "|" + "---|" * (3 + len(kinds)),
         *rows,
         "",
         f"Commit {', '.join(told['commits'])}, torch {told['versions']['torch']}.",
