@@ -236,7 +236,11 @@ def test_what_is_not_faster_is_left_alone_and_other_kinds_are_tried(monkeypatch)
     assert told.details["measured_on"] == {"device": "device", "clock": "clock", "threads": 1, "batch": 2}
 
     new, rows, told = made(model, X, energy=0.5, measured=True, kind="tucker")  # as fast is not faster
-    assert [rows[name]["decision"] for name in ("0", "2", "4")] == ["not faster", "not faster", "factorized"]
+    assert [rows[name]["decision"] for name in ("0", "2", "4")] == [
+        "not clearly faster",
+        "not clearly faster",
+        "factorized",
+    ]
     assert type(new[0]) is nn.Conv2d
     assert torch.equal(new[0].weight, model[0].weight)
     assert any(
@@ -245,6 +249,32 @@ def test_what_is_not_faster_is_left_alone_and_other_kinds_are_tried(monkeypatch)
 
     _, _, told = made(model, X, macs=0.3, measured=True, kind="tucker")
     assert any(note.startswith("macs = 0.3 is not met") for note in told.notes)
+
+
+@pytest.mark.parametrize(
+    ("svd", "tucker", "taken"),
+    [(0.8, 0.5, "tucker"), (0.8, 0.78, "svd"), (0.96, 0.9, "tucker"), (0.96, 0.96, None), (1.2, 0.94, "tucker")],
+)
+def test_the_fastest_kind_is_taken_and_of_those_as_fast_the_cheapest(svd, tucker, taken, monkeypatch):
+    fake, asked = times(down_up=svd, down_core_up=tucker, vertical_horizontal=0.99, depthwise_pointwise=2.0)
+    monkeypatch.setattr(apply, "latency", fake)
+    new, rows, _ = made(net(), X, energy=0.5, measured=True, layers=["2"])
+    kinds = [name for name, _ in asked]
+    assert kinds[0] == "down/up"  # the least arithmetic
+    assert len(set(kinds)) == 4  # each kind was timed
+    assert rows["2"]["decision"] == ("factorized" if taken else "not clearly faster")
+    assert (type(new[2]) is nn.Conv2d) == (taken is None)
+    assert rows["2"]["kind"] == (taken or "svd")
+    assert rows["2"]["ms"] == [1.0, tucker if taken == "tucker" else svd]
+
+
+def test_a_budget_of_arithmetic_takes_the_least_that_is_faster(monkeypatch):
+    fake, asked = times(down_up=0.9, down_core_up=0.5, vertical_horizontal=0.5, depthwise_pointwise=0.5)
+    monkeypatch.setattr(apply, "latency", fake)
+    _, rows, told = made(net(), X, macs=0.5, measured=True)
+    assert {row["kind"] for row in rows.values()} == {"svd"}
+    assert {name for name, _ in asked} == {"down/up"}  # nothing else had to be timed
+    assert told.details["macs"]["after"] <= 0.5 * told.details["macs"]["before"]
 
 
 def test_the_batch_that_is_timed(monkeypatch):

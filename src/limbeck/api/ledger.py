@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from limbeck.processor import clearly_slower
+
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
@@ -116,5 +118,5 @@ def _time(now: Mapping[str, Any] | None, first: Mapping[str, Any] | None, before
     told = f"{now['median_ms']:.3g} ({now['p10_ms']:.3g}-{now['p90_ms']:.3g})"
     if before is None:
         return told
-    slower = " slower" if now["median_ms"] > 1.05 * before["median_ms"] else ""
+    slower = " slower" if clearly_slower(now["median_ms"], than=before["median_ms"]) else ""
     return f"{told} {first['median_ms'] / now['median_ms']:.1f}x{slower}"

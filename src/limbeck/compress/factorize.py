@@ -23,7 +23,7 @@ class Factorize:
     channel and a 1x1 ("dominant": the dominant kernels of DK2PNet, Wang et al., ECCV 2016).
 
     Give exactly one of `energy`, `rank`, `macs` and `vbmf`.  A layer is left alone, and named in the findings, where no
-    split needs less arithmetic, where the split that was measured is no faster, and where exchanging it could break the
+    split needs less arithmetic, where the split that was measured is hardly faster, and where exchanging it could break the
     network (shared or parametrized weights, hooks, weights read from outside).  What is left should be trained on.
 
     Attributes:
@@ -36,12 +36,13 @@ class Factorize:
         vbmf: ranks by empirical variational Bayesian matrix factorization: what stands out of the noise.  Default off.
         weaken: moves the ranks of `vbmf` towards the full ones, in [0, 1]: ``rank + weaken (full - rank)``.  Default 0.
         kind: of convolutions with a window: "auto", "svd", "tucker", "spatial" or "dominant" (with which other layers
-            are left alone).  "auto" takes for each layer the one that costs least at the wanted energy; with `rank` or
-            `vbmf`, Tucker-2.  Called ``variant`` in a recipe.  Default "auto".
+            are left alone).  "auto" compares kinds at the wanted energy, by time if `measured`, else by arithmetic; with
+            `rank` or `vbmf` it is Tucker-2.  Called ``variant`` in a recipe.  Default "auto".
         layers: names of layers, or of modules that hold them; none: all.
         ignore: names of layers, or of modules that hold them, to be left alone.
         measured: time each layer against its split, on this machine and at the example's shape, and leave alone what
-            is not faster; with "auto" the other kinds are tried first.  What comes out depends on the machine.
+            is not 5 % faster.  With "auto" and `energy` all kinds are timed, and the fastest is taken, or the cheapest of
+            those that are as fast; with `macs` the cheapest that is faster.  What comes out depends on the machine.
             Default on.
         batch: samples in the measured batch, 1 or more; none: as many as the example has.
         recalibrate: whether the statistics of BatchNorm layers are estimated anew, on the calibration batches, if there

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from limbeck.processor import clearly_slower
 from limbeck.report import words
 from limbeck.report.exhibits import Grid
 from limbeck.report.read import Run, Stage, number
 from limbeck.report.tables import Cell, Column, Measured, Table, against, decimals_for, measure, measured_on, part_of
 from limbeck.stats import summarise
 
-_SLOWER = 1.05  # below this, two medians of one measurement are the same
 _MASKS = ("mask", "lottery_ticket", "supermask", "ticket", "ticket_control", "learned_mask")
 
 
@@ -121,7 +121,7 @@ def _time(m: Measured, root: Measured | None, before: Measured | None, key: str)
     reach = f"[{low:.3g} to {high:.3g}]" if low is not None and high is not None else ""
     theirs, given = number(_latency(root, key).get("median_ms")), number(_latency(before, key).get("median_ms"))
     factor = words.times(theirs / value, "faster", "slower") if theirs else ""
-    slower = given is not None and value > _SLOWER * given
+    slower = given is not None and clearly_slower(value, than=given)
     mark = f"slower than {before.name}" if slower and before is not None else ""
     note = ", ".join(text for text in (reach, factor, mark) if text)
     ratio = theirs / value if theirs else None
