@@ -174,6 +174,41 @@ def test_a_compression_that_was_cut_off_is_made_again_to_the_same_bits(done, tmp
     assert digests(folder) == digests(done)
 
 
+def test_what_is_made_again_is_measured_again(done, tmp_path, monkeypatch):
+    folder = tmp_path / "again"
+    shutil.copytree(done, folder)
+    told = record.read_json(folder / "run.json")
+    (line,) = (line for line in told["stages"] if line["name"] == "low")
+    right = {key: line["cost"][key] for key in ("parameters", "macs", "bytes")}
+    line["cost"] |= dict.fromkeys(right, 1)  # as if it had come out otherwise the first time
+    (folder / "run.json").write_text(json.dumps(told))
+    shutil.rmtree(folder / "stages" / "low" / "seed-1")
+    run(recipe(), out=folder, quiet=True)
+    assert costs(folder)["low"]["macs"] == 1  # it belongs to the first seed
+    exhibits = folder / "exhibits.json"
+    shutil.rmtree(folder / "stages" / "low" / "seed-0")
+    exhibits.write_text(json.dumps({**record.read_json(exhibits), "old": True}))
+
+    def killed(*_):
+        raise OSError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runner_stages, "_keep", killed)
+        with pytest.raises(OSError, match="killed"):
+            run(recipe(), out=folder, quiet=True)
+    assert costs(folder)["low"] == {}  # already
+    run(recipe(), out=folder, quiet=True)
+    cost = costs(folder)["low"]
+    assert {key: cost[key] for key in right} == right
+    assert cost["latency"]["median_ms"] > 0
+    assert "old" not in record.read_json(exhibits)
+    assert digests(folder) == digests(done)
+
+
+def costs(folder):
+    return {line["name"]: line["cost"] for line in record.read_json(folder / "run.json")["stages"] if "cost" in line}
+
+
 def test_stopped_in_a_training_after_a_compression_it_goes_on_to_the_same_bits(done, tmp_path, monkeypatch):
     folder, real = tmp_path / "stopped", runner_stages.fit
 
