@@ -22,46 +22,32 @@ from rich.progress import track
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+from drawn import MEASURED, NETWORKS, SEEN, drawn
 from records import seed_by_seed, told
-from study import ORIGINALS, ROOT
+from study import ROOT
 
 import limbeck as lk
 from limbeck.compress.prune import By
 from limbeck.compress.pruning.compare import moved_by
-from limbeck.data import Loader, load
-from limbeck.data.splits import subset
-from limbeck.engine.evaluate import metrics, predictions
 from limbeck.stats import paired, summarise
 
-NETWORKS = {
-    **ORIGINALS,
-    "wrn_16_2": "benchmarks/cifar10/wrn_16_2.safetensors",
-    "resnet9": "benchmarks/effects/teacher.safetensors",
-}
 SCORES: tuple[By, ...] = ("l1", "fpgm", "taylor")
 SCOPES: tuple[Literal["layer", "global"], ...] = ("layer", "global")
 PARTS = (0.7, 0.5, 0.3)
-SEEN, MEASURED = 512, 2000  # training rows that may be looked at, and validation rows that accuracy is measured on
 RESULTS = ROOT / "docs" / "results"
 
 
 def measured(network: str, seed: int) -> dict[str, dict[str, dict[str, float]]]:
     """By score and part of the MACs, and by scope: the accuracy in percent, and how far the answers moved."""
-    data = load(lk.Data(source=lk.CIFAR10(), validation=5000))
-    usual = {"mean": data.mean, "std": data.std, "channels_last": True}
-    rows = Loader(images=subset(data.validation, MEASURED, seed), batch_size=125, **usual)
-    looked = list(Loader(images=subset(data.train, SEEN, seed), batch_size=128, **usual).evaluation())
-    model = lk.build(network, classes=10)
-    lk.load_weights(model, ROOT / NETWORKS[network])
-    how = {"device": torch.device("cpu"), "precision": "bf16", "channels_last": True}
+    given = drawn(network, seed)
+    model, looked = given.model, given.looked
     found: dict[str, dict[str, dict[str, float]]] = {}
     for by, part in track(list(product(SCORES, PARTS)), f"{network}, seed {seed}"):
         lines = {}
         for scope in SCOPES:
             torch.manual_seed(seed)
             less = lk.Prune(macs=part, by=by, scope=scope)(model, example=looked[0].inputs[:2], calibration=looked)
-            right = 100 * metrics(*predictions(less, rows.evaluation(), **how))["accuracy"]
-            lines[scope] = {"accuracy": right, "moved": moved_by(model, less, looked)}
+            lines[scope] = {"accuracy": given.accuracy(less), "moved": moved_by(model, less, looked)}
         found[f"{by} {part}"] = lines
     return found
 

@@ -201,6 +201,44 @@ def test_where_no_rank_but_one_is_possible_it_says_nothing_of_noise():
     assert not any("noise" in note for note in told.notes)
 
 
+def small_ends():
+    """A first layer and a classifier that hold next to nothing, and a wide layer that is hardly ever multiplied."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 64, 3, padding=1),
+        nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(1024, 64), nn.ReLU(), nn.Linear(64, 10),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("target", "kind"), [({"energy": 0.6}, "auto"), ({"energy": 0.6}, "svd"), ({"macs": 0.5}, "spatial")]
+)
+def test_what_has_little_to_save_is_left_alone(target, kind):
+    model, x = small_ends(), torch.randn(2, 3, 16, 16)
+    new, rows, told = made(model, x, kind=kind, **target)
+    assert {name: row["decision"] for name, row in rows.items()} == {
+        "0": "little to save",  # a sixtieth of the arithmetic
+        "2": "factorized",
+        "4": "factorized",
+        "7": "factorized",  # no arithmetic, but half of the weights
+        "9": "little to save",
+    }
+    assert torch.equal(new[9].weight, model[9].weight)
+    assert sum(note.startswith("left alone, since a split would save less than a tenth") for note in told.notes) == 1
+    assert told.details["macs"]["after"] <= target.get("macs", 1.0) * told.details["macs"]["before"]
+    if "energy" in target:  # who names it means it
+        _, rows, _ = made(model, x, kind=kind, layers=["2", "9"], **target)
+        assert {name: row["decision"] for name, row in rows.items()} == {"2": "factorized", "9": "factorized"}
+    _, rows, _ = made(model, x, kind=kind, rank=2)
+    assert {row["decision"] for row in rows.values()} == {"factorized"}
+
+
+def test_the_mean_of_the_layers_in_question_counts():
+    model, x = small_ends(), torch.randn(2, 3, 16, 16)
+    _, rows, _ = made(model, x, energy=0.6, ignore=["2", "4", "7"])
+    assert {name: row["decision"] for name, row in rows.items()} == {"0": "factorized", "9": "factorized"}
+
+
 def test_layers_and_ignore_name_layers_and_what_holds_them():
     model = models.build("resnet8", classes=10)
     x = torch.randn(2, 3, 32, 32)

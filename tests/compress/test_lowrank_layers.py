@@ -11,6 +11,7 @@ from torch import nn
 
 from limbeck.compress.lowrank.fold import fold, is_row
 from limbeck.compress.lowrank.layers import split
+from limbeck.compress.lowrank.options import full_ranks, split_weights
 from limbeck.errors import HyperParameterError, NameUnknown, TensorTypeError
 from limbeck.models import Bottleneck
 
@@ -204,3 +205,17 @@ def test_what_is_refused():
     for kind in KINDS:
         with pytest.raises(HyperParameterError, match="1 or more"):
             split(layer, kind, (0, 0) if kind == "tucker" else (0,))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_the_weights_of_the_parts_are_counted_beforehand(setting, kind):
+    layer = conv(setting)
+    ranks = tuple(max(1, most // 2) for most in full_ranks(layer, kind))
+    made = split(layer, kind, ranks)
+    assert split_weights(layer, kind, *ranks) == tuple(part.weight.numel() for part in made)
+
+
+def test_the_weights_of_a_split_linear_layer_are_counted_beforehand():
+    made = split(nn.Linear(7, 5), "svd", (3,))
+    assert split_weights(nn.Linear(7, 5), "svd", 3) == tuple(part.weight.numel() for part in made) == (21, 15)

@@ -23,8 +23,9 @@ class Factorize:
     channel and a 1x1 ("dominant": the dominant kernels of DK2PNet, Wang et al., ECCV 2016).
 
     Give exactly one of `energy`, `rank`, `macs` and `vbmf`.  A layer is left alone, and named in the findings, where no
-    split needs less arithmetic, where the split that was measured is hardly faster, and where exchanging it could break the
-    network (shared or parametrized weights, hooks, weights read from outside).  What is left should be trained on.
+    split needs less arithmetic, where little would be saved (see `layers`), where the split that was measured is hardly
+    faster, and where exchanging it could break the network (shared or parametrized weights, hooks, weights read from
+    outside).  What is left should be trained on.
 
     Attributes:
         energy: the part of the sum of squares of each layer's weights to keep, in (0, 1]: the squared relative error
@@ -38,7 +39,9 @@ class Factorize:
         kind: of convolutions with a window: "auto", "svd", "tucker", "spatial" or "dominant" (with which other layers
             are left alone).  "auto" compares kinds at the wanted energy, by time if `measured`, else by arithmetic; with
             `rank` or `vbmf` it is Tucker-2.  Called ``variant`` in a recipe.  Default "auto".
-        layers: names of layers, or of modules that hold them; none: all.
+        layers: names of layers, or of modules that hold them; none: all.  With `energy` and `macs` a layer is left alone
+            where a split would save less than a tenth of what the average of them has, of arithmetic and of weights,
+            as with a classifier of few classes; one that is called by its own name here is split nevertheless.
         ignore: names of layers, or of modules that hold them, to be left alone.
         measured: time each layer against its split, on this machine and at the example's shape, and leave alone what
             is not 5 % faster.  With "auto" and `energy` all kinds are timed, and the fastest is taken, or the cheapest of

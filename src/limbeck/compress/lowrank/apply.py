@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from limbeck.compress.factorize import Factorize
 
 _NOT_RUN = "it did not run on the example: it is not used, or its weight is read from outside"
-NO_SAVING, NOT_FASTER, DONE = "no less arithmetic", "not clearly faster", "factorized"
+NO_SAVING, LITTLE, NOT_FASTER, DONE = "no less arithmetic", "little to save", "not clearly faster", "factorized"
 
 
 def factorized(model: nn.Module, example: Any, calibration: Iterable[Any], how: Factorize) -> nn.Module:
@@ -59,7 +59,7 @@ def factorized(model: nn.Module, example: Any, calibration: Iterable[Any], how: 
     layers = [Layer(name, new.get_submodule(name), tuple(calls[name])) for name in names if calls[name]]
     batch, whole = batch_size(example), count_macs(new, example)
     others = whole * batch - sum(dense_macs(layer) for layer in layers)
-    wanted, notes, details = wishes(how, layers, max(0, others))
+    wanted, little, notes, details = wishes(how, layers, max(0, others))
     notes += [f"{name or 'the model'} is left alone: {why}" for name, why in reasons.items()]
     parameters = sum(p.numel() for p in new.parameters())
 
@@ -72,6 +72,8 @@ def factorized(model: nn.Module, example: Any, calibration: Iterable[Any], how: 
         )
         if made is not None:
             others_for[layer.module] = made
+        elif layer.name in little:
+            rows[layer.name]["decision"] = LITTLE
     new = exchange(new, others_for)
 
     require_trainable(new, original(model), example)
@@ -238,7 +240,7 @@ def _summary(
 ) -> list[str]:
     by = {
         why: [name or "the model" for name, row in rows.items() if row["decision"] == why]
-        for why in (NO_SAVING, NOT_FASTER)
+        for why in (NO_SAVING, LITTLE, NOT_FASTER)
     }
     done = len(rows) - sum(map(len, by.values()))
     part = macs[1] / macs[0] if macs[0] else 1.0
@@ -249,6 +251,11 @@ def _summary(
     ]
     if by[NO_SAVING]:
         notes.append(f"left alone, since no split at this target needs less arithmetic: {', '.join(by[NO_SAVING])}")
+    if by[LITTLE]:
+        notes.append(
+            f"left alone, since a split would save less than a tenth of what the average layer has: {', '.join(by[LITTLE])}; "
+            "layers= with their names splits them"
+        )
     if by[NOT_FASTER]:
         notes.append(
             f"left alone, since the split was measured and is not 5 % faster here: {', '.join(by[NOT_FASTER])}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from limbeck.compress.lowrank.look import Layer
@@ -16,6 +17,7 @@ from limbeck.compress.lowrank.options import (
     full_ranks,
     has_window,
     kinds_of,
+    split_weights,
 )
 from limbeck.errors import HyperParameterError
 
@@ -23,12 +25,16 @@ if TYPE_CHECKING:
     from limbeck.compress.factorize import Factorize
 
 Wishes = dict[str, list[Split]]
+LEAST = 0.1  # of what the average layer has: what a split has to save, of arithmetic or of weights
 
 
-def wishes(how: Factorize, layers: Sequence[Layer], others: int) -> tuple[Wishes, list[str], dict[str, Any]]:
-    """The splits to try for each layer, cheapest first, with notes and details about how they were chosen.
+def wishes(how: Factorize, layers: Sequence[Layer], others: int) -> tuple[Wishes, set[str], list[str], dict[str, Any]]:
+    """The splits to try for each layer, cheapest first; layers with little to save; notes and details on the choice.
 
     A list may be empty (no split is cheaper than the layer) or hold what is no cheaper (with ranks that were given).
+    Where the ranks are found here, a split has to save something worth the accuracy: at least `LEAST` of what the
+    average of these layers has, in arithmetic or in weights.  A classifier of few classes, and a first layer that sees
+    three colours, hold next to nothing, and what they lose is lost for all.  Layers that `how` names are not held to it.
 
     Args:
         how: the target, and the kinds that are allowed.
@@ -43,7 +49,12 @@ def wishes(how: Factorize, layers: Sequence[Layer], others: int) -> tuple[Wishes
             if ranked[layer.name][1]
         ]
         note = f"rank = {how.rank} is more than these layers can have (the most, in brackets, was taken): "
-        return {name: [split] for name, (split, _) in ranked.items()}, [note + ", ".join(above)] if above else [], {}
+        return (
+            {name: [split] for name, (split, _) in ranked.items()},
+            set(),
+            [note + ", ".join(above)] if above else [],
+            {},
+        )
     if how.vbmf:
         found = {layer.name: by_vbmf(layer, _kind(layer, how), how.weaken) for layer in layers}
         noise = [
@@ -54,34 +65,61 @@ def wishes(how: Factorize, layers: Sequence[Layer], others: int) -> tuple[Wishes
         note = (
             "vbmf found a rank of 1, the least, where weights look like noise, as those that were hardly trained do: "
         )
-        return {name: [split] for name, split in found.items()}, [note + ", ".join(noise)] if noise else [], {}
-    frontiers = {layer.name: [frontier(layer, kind) for kind in kinds_of(layer.module, how.kind)] for layer in layers}
-    if how.energy is not None:
-        return {name: cheapest(found, how.energy) for name, found in frontiers.items()}, [], {"energy": how.energy}
-    assert how.macs is not None
-    dense = {layer.name: dense_macs(layer) for layer in layers}
-    energy = common_energy(frontiers, dense, others, how.macs)
-    return {name: cheapest(found, energy) for name, found in frontiers.items()}, [], {"energy": energy}
+        return {name: [split] for name, split in found.items()}, set(), [note + ", ".join(noise)] if noise else [], {}
+    choices = {layer.name: Choice.of(layer, how, layers) for layer in layers}
+    energy = how.energy
+    if energy is None:
+        assert how.macs is not None
+        energy = common_energy(choices, others, how.macs)
+    wanted = {name: choice.cheapest(energy) for name, choice in choices.items()}
+    little = {name for name, choice in choices.items() if not wanted[name] and choice.cheapest(energy, least=False)}
+    return wanted, little, [], {"energy": energy}
 
 
-def cheapest(frontiers: Sequence[Frontier], energy: float) -> list[Split]:
-    """The cheapest split of each kind that keeps so much, cheapest kind first."""
-    found = [split for kind in frontiers if (split := kind.cheapest(energy)) is not None]
-    return sorted(found, key=lambda split: split.macs)
+@dataclass(frozen=True)
+class Choice:
+    """What a layer may become, and what of that is worth having.
+
+    Attributes:
+        layer: the layer.
+        kinds: what each kind of split can do for it.
+        least: multiply-accumulates, of all uses, and weights of which a split has to save one or the other.
+    """
+
+    layer: Layer
+    kinds: Sequence[Frontier]
+    least: tuple[float, float]
+
+    @classmethod
+    def of(cls, layer: Layer, how: Factorize, layers: Sequence[Layer]) -> Choice:
+        """That of a layer among these."""
+        macs, weights = sum(map(dense_macs, layers)), sum(one.module.weight.numel() for one in layers)
+        kinds = [frontier(layer, kind) for kind in kinds_of(layer.module, how.kind)]
+        least = 0.0 if layer.name in how.layers else LEAST / len(layers)
+        return cls(layer, kinds, (least * macs, least * weights))
+
+    def cheapest(self, energy: float, *, least: bool = True) -> list[Split]:
+        """The cheapest split of each kind that keeps so much, cheapest kind first; ``least``: those that pay alone."""
+        found = [split for kind in self.kinds if (split := kind.cheapest(energy)) is not None]
+        return sorted((split for split in found if not least or self._pays(split)), key=lambda split: split.macs)
+
+    def _pays(self, split: Split) -> bool:
+        macs = dense_macs(self.layer) - split.macs
+        weights = self.layer.module.weight.numel() - sum(split_weights(self.layer.module, split.kind, *split.ranks))
+        return macs >= self.least[0] or weights >= self.least[1]
 
 
-def common_energy(
-    frontiers: Mapping[str, Sequence[Frontier]], dense: Mapping[str, int], others: int, part: float
-) -> float:
+def common_energy(choices: Mapping[str, Choice], others: int, part: float) -> float:
     """The largest energy, the same for all layers, with which no more than this part of the arithmetic is left.
 
     Raises:
         HyperParameterError: even with the smallest ranks there is more.
     """
+    dense = {name: dense_macs(choice.layer) for name, choice in choices.items()}
     whole = others + sum(dense.values())
 
     def left(energy: float) -> int:
-        splits = {name: cheapest(found, energy) for name, found in frontiers.items()}
+        splits = {name: choice.cheapest(energy) for name, choice in choices.items()}
         return others + sum(splits[name][0].macs if splits[name] else dense[name] for name in dense)
 
     if left(0.0) > part * whole:

@@ -62,25 +62,37 @@ def dense_macs(layer: Layer) -> int:
 
 def split_macs(layer: Layer, kind: str, *ranks: Any) -> Any:
     """The same for a split; with arrays of ranks, an array."""
-    return sum(_one(layer.module, use, kind, *ranks) for use in layer.calls)
+    weights = split_weights(layer.module, kind, *ranks)
+    return sum(w * n for use in layer.calls for w, n in zip(weights, _places(layer.module, use, kind), strict=True))
 
 
-def _one(module: Any, use: Call, kind: str, *ranks: Any) -> Any:
+def split_weights(module: Any, kind: str, *ranks: Any) -> tuple[Any, ...]:
+    """How many weights each part of a split has, in the order in which they run; with arrays of ranks, arrays."""
     if isinstance(module, nn.Linear):
-        return prod(use.outside[:-1]) * ranks[0] * sum(module.weight.shape)
+        return ranks[0] * module.in_features, ranks[0] * module.out_features
     outside, inside, height, width = module.weight.shape
-    window, groups = height * width, module.groups
-    samples = prod(use.outside) // prod(use.outside[-3:])
-    before, after = samples * prod(use.inside[-2:]), samples * prod(use.outside[-2:])
+    window, inside = height * width, module.groups * inside
     if kind == "svd":
-        return after * ranks[0] * (groups * inside * window + outside)
+        return ranks[0] * inside * window, ranks[0] * outside
     if kind == "tucker":
         r_in, r_out = ranks
-        return before * groups * inside * r_in + after * (groups * r_in * r_out * window + r_out * outside)
+        return inside * r_in, module.groups * r_in * r_out * window, r_out * outside
     if kind == "spatial":
-        between = samples * use.outside[-2] * use.inside[-1]  # as high as the output, as wide as the input
-        return ranks[0] * (between * groups * inside * height + after * outside * width)
-    return after * ranks[0] * (groups * inside * window + inside * outside)
+        return ranks[0] * inside * height, ranks[0] * outside * width
+    return ranks[0] * inside * window, ranks[0] * inside * outside // module.groups
+
+
+def _places(module: Any, use: Call, kind: str) -> tuple[int, ...]:
+    """In how many places of all samples each part of a split stands: so often each of its weights is multiplied."""
+    if isinstance(module, nn.Linear):
+        return (prod(use.outside[:-1]),) * 2
+    samples = prod(use.outside) // prod(use.outside[-3:])
+    before, after = samples * prod(use.inside[-2:]), samples * prod(use.outside[-2:])
+    if kind == "tucker":
+        return before, after, after
+    if kind == "spatial":
+        return samples * use.outside[-2] * use.inside[-1], after  # as high as the output, as wide as the input
+    return after, after
 
 
 @dataclass(frozen=True)
