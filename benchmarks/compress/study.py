@@ -71,15 +71,17 @@ def scores(budget: Budget, left: float) -> list[Stage]:
 
 
 def ranks(budget: Budget) -> list[Stage]:
-    """(c) Low rank: kinds of splits at several parts of the energy, as they are and tuned."""
+    """(c) Low rank: kinds of splits at equal MACs, and what the clock chooses; as they are and tuned."""
+    hows = {
+        f"{kind}-{round(100 * left)}": lk.Factorize(macs=left, kind=kind, measured=False)
+        for kind in ("svd", "tucker", "spatial", "dominant")
+        for left in (0.7, 0.5, 0.3)
+    }
+    hows |= {f"fastest-{round(100 * energy)}": lk.Factorize(energy=energy) for energy in (0.85, 0.7)}
     found: list[Stage] = []
-    for kind in ("svd", "tucker", "spatial", "dominant"):
-        for energy in (0.95, 0.85, 0.7):
-            name = f"{kind}-{round(100 * energy)}"
-            how = lk.Factorize(energy=energy, kind=kind, measured=False)
-            found.append(lk.Compress(name=name, model="original", how=how))
-            found += tuned(name, budget)
-    found.append(lk.Compress(name="measured", model="original", how=lk.Factorize(energy=0.85)))
+    for name, how in hows.items():
+        found.append(lk.Compress(name=name, model="original", how=how))
+        found += tuned(name, budget)
     return found
 
 
