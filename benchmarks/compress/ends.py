@@ -105,7 +105,7 @@ def summary(by_network: dict[str, dict[int, Any]]) -> str:
     return (
         f"Of what is lost when every layer is split, the first layer and the classifier bear {100 * min(parts):.0f} to {100 * max(parts):.0f} % "
         f"(on the mean of {len(parts)} cases {100 * summarise(parts).mean:.0f} %), and they are {100 * min(saved):.1f} to {100 * max(saved):.1f} % of the "
-        "arithmetic that is saved. The default leaves alone what would save less than a tenth of what the average layer has, in arithmetic and in weights."
+        "arithmetic that is saved. The default leaves alone what would save less than a fifth of what the average layer has, in arithmetic and in weights."
     )
 
 

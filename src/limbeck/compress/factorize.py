@@ -40,7 +40,7 @@ class Factorize:
             are left alone).  "auto" compares kinds at the wanted energy, by time if `measured`, else by arithmetic; with
             `rank` or `vbmf` it is Tucker-2.  Called ``variant`` in a recipe.  Default "auto".
         layers: names of layers, or of modules that hold them; none: all.  With `energy` and `macs` a layer is left alone
-            where a split would save less than a tenth of what the average of them has, of arithmetic and of weights,
+            where a split would save less than a fifth of what the average of them has, of arithmetic and of weights,
             as with a classifier of few classes; one that is called by its own name here is split nevertheless.
         ignore: names of layers, or of modules that hold them, to be left alone.
         measured: time each layer against its split, on this machine and at the example's shape, and leave alone what

@@ -253,7 +253,7 @@ def _summary(
         notes.append(f"left alone, since no split at this target needs less arithmetic: {', '.join(by[NO_SAVING])}")
     if by[LITTLE]:
         notes.append(
-            f"left alone, since a split would save less than a tenth of what the average layer has: {', '.join(by[LITTLE])}; "
+            f"left alone, since a split would save less than a fifth of what the average layer has: {', '.join(by[LITTLE])}; "
             "layers= with their names splits them"
         )
     if by[NOT_FASTER]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from limbeck.compress.factorize import Factorize
 
 Wishes = dict[str, list[Split]]
-LEAST = 0.1  # of what the average layer has: what a split has to save, of arithmetic or of weights
+LEAST = 0.2  # of what the average layer has: what a split has to save, of arithmetic or of weights
 
 
 def wishes(how: Factorize, layers: Sequence[Layer], others: int) -> tuple[Wishes, set[str], list[str], dict[str, Any]]:
