@@ -146,6 +146,19 @@ def test_the_page_of_scopes_says_what_its_data_says(load):
     assert len(better) == sum(better) == 108
 
 
+def test_the_page_of_first_and_last_layers_says_what_its_data_says(load):
+    results = ROOT / "docs" / "results"
+    assert load(ROOT / "benchmarks" / "compress" / "ends.py").page() == (results / "compress-ends.md").read_text()
+    for file in results.glob("compress-ends-*.json"):
+        told = json.loads(file.read_text())
+        assert set(told["seeds"]) == {"0", "1", "2"}
+        for found in told["seeds"].values():
+            for lines in (lines for name, lines in found.items() if name != "whole"):
+                assert "fc" in lines["the default"]["whole"]
+                assert "fc" not in lines["every layer"]["whole"]
+                assert lines["the default"]["accuracy"] > lines["every layer"]["accuracy"]
+
+
 def test_seeds_can_be_added_to_what_was_published(tmp_path, load):
     pytest.importorskip("matplotlib")
     publish = load(ROOT / "benchmarks" / "compress" / "publish.py")
