@@ -9,23 +9,19 @@ statistics are estimated anew, and the validation rows.  A seed that was measure
 
 from __future__ import annotations
 
-import json
 import sys
-from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from rich.progress import track
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from drawn import MEASURED, NETWORKS, SEEN, drawn
-from records import seed_by_seed, told
-from study import ROOT
+from drawn import MEASURED, SEEN, drawn, go_on, so_far
+from records import told
 
 import limbeck as lk
 from limbeck.compressor import findings
@@ -39,7 +35,6 @@ EVERY, CLASSIFIER, BOTH, DEFAULT = (
     "all but first and classifier",
     "the default",
 )
-RESULTS = ROOT / "docs" / "results"
 
 
 def measured(network: str, seed: int) -> dict[str, Any]:
@@ -111,11 +106,7 @@ def summary(by_network: dict[str, dict[int, Any]]) -> str:
 
 def page() -> str:
     """The page of what was measured so far."""
-    files = [file for network in NETWORKS if (file := RESULTS / f"compress-ends-{network}.json").exists()]
-    found = [json.loads(file.read_text()) for file in files]
-    by_network = {one["network"]: {int(seed): lines for seed, lines in one["seeds"].items()} for one in found}
-    seeds = sorted({seed for by_seed in by_network.values() for seed in by_seed})
-    commits = sorted({commit for one in found for commit in one["commits"]})
+    by_network, seeds, source = so_far("ends")
     whole = {
         network: _cell(summarise([found["whole"]["accuracy"] for found in by_seed.values()]))
         for network, by_seed in by_network.items()
@@ -125,31 +116,18 @@ def page() -> str:
         "",
         f"Trained networks for CIFAR-10 ({', '.join(f'{network}: {value} % whole' for network, value in whole.items())}), split by `Factorize(energy=, kind=, "
         f"measured=False)`, without training; accuracy on {MEASURED:,} validation images. BatchNorm's statistics are estimated anew on {SEEN} training images. "
-        f"Seeds {', '.join(map(str, seeds))} draw the images; ± is the standard deviation over them, brackets are 95 % t intervals, paired. Each network is one: "
+        f"Seeds {seeds} draw the images; ± is the standard deviation over them, brackets are 95 % t intervals, paired. Each network is one: "
         "other weights of the same shape were not tried.",
         "",
         summary(by_network),
         "",
         *table(by_network),
         "",
-        f"Commit {', '.join(commits)}, torch {found[0]['versions']['torch']}. The data behind this page: {', '.join(f'[{f.name}]({f.name})' for f in files)}.",
+        source,
         "",
     ]
     return "\n".join(body)
 
 
-def main() -> None:
-    network, *rest = sys.argv[1:] or [""]
-    if network not in (*NETWORKS, "--page"):
-        sys.exit(__doc__)
-    torch.set_num_threads(1)
-    if network != "--page":
-        target = RESULTS / f"compress-ends-{network}.json"
-        seed_by_seed(target, network, rest, partial(measured, network), dict)
-    text = page()
-    (RESULTS / "compress-ends.md").write_text(text)
-    print(text)
-
-
 if __name__ == "__main__":
-    main()
+    go_on("ends", measured, page, __doc__)

@@ -9,9 +9,7 @@ scores, BatchNorm's statistics and the choice look at, and the validation rows. 
 
 from __future__ import annotations
 
-import json
 import sys
-from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
@@ -22,9 +20,8 @@ from rich.progress import track
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from drawn import MEASURED, NETWORKS, SEEN, drawn
-from records import seed_by_seed, told
-from study import ROOT
+from drawn import MEASURED, SEEN, drawn, go_on, so_far
+from records import told
 
 import limbeck as lk
 from limbeck.compress.prune import By
@@ -34,7 +31,6 @@ from limbeck.stats import paired, summarise
 SCORES: tuple[By, ...] = ("l1", "fpgm", "taylor")
 SCOPES: tuple[Literal["layer", "global"], ...] = ("layer", "global")
 PARTS = (0.7, 0.5, 0.3)
-RESULTS = ROOT / "docs" / "results"
 
 
 def measured(network: str, seed: int) -> dict[str, dict[str, dict[str, float]]]:
@@ -95,41 +91,24 @@ def summary(by_network: dict[str, dict[int, Any]]) -> str:
 
 def page() -> str:
     """The page of what was measured so far."""
-    files = [file for network in NETWORKS if (file := RESULTS / f"compress-scopes-{network}.json").exists()]
-    found = [json.loads(file.read_text()) for file in files]
-    by_network = {one["network"]: {int(seed): lines for seed, lines in one["seeds"].items()} for one in found}
-    seeds = sorted({seed for by_seed in by_network.values() for seed in by_seed})
-    commits = sorted({commit for one in found for commit in one["commits"]})
+    by_network, seeds, source = so_far("scopes")
     body = [
         "# The same part of every layer, or one ranking of all channels?",
         "",
         f"Trained networks for CIFAR-10 ({', '.join(by_network)}), pruned by `Prune(macs=, by=, scope=)` in both ways to equal MACs, without training; accuracy on "
         f"{MEASURED:,} validation images. Outputs are compared on the {SEEN} training images that scores and BatchNorm's statistics look at, as "
-        f'`scope="auto"` does. Seeds {", ".join(map(str, seeds))} draw the images; ± is the standard deviation over them, brackets are 95 % t intervals, '
+        f'`scope="auto"` does. Seeds {seeds} draw the images; ± is the standard deviation over them, brackets are 95 % t intervals, '
         "paired. Each network is one: other weights of the same shape were not tried.",
         "",
         summary(by_network),
         "",
         *table(by_network),
         "",
-        f"Commit {', '.join(commits)}, torch {found[0]['versions']['torch']}. The data behind this page: {', '.join(f'[{f.name}]({f.name})' for f in files)}.",
+        source,
         "",
     ]
     return "\n".join(body)
 
 
-def main() -> None:
-    network, *rest = sys.argv[1:] or [""]
-    if network not in (*NETWORKS, "--page"):
-        sys.exit(__doc__)
-    torch.set_num_threads(1)
-    if network != "--page":
-        target = RESULTS / f"compress-scopes-{network}.json"
-        seed_by_seed(target, network, rest, partial(measured, network), dict)
-    text = page()
-    (RESULTS / "compress-scopes.md").write_text(text)
-    print(text)
-
-
 if __name__ == "__main__":
-    main()
+    go_on("scopes", measured, page, __doc__)
