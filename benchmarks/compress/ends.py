@@ -29,12 +29,8 @@ from limbeck.stats import Summary, paired, summarise
 
 KINDS: tuple[Literal["svd", "spatial"], ...] = ("svd", "spatial")
 ENERGIES = (0.85, 0.7)
-EVERY, CLASSIFIER, BOTH, DEFAULT = (
-    "every layer",
-    "all but the classifier",
-    "all but first and classifier",
-    "the default",
-)
+EVERY, CLASSIFIER = "every layer", "all but the classifier"
+BOTH, DEFAULT = "all but first and classifier", "the default"
 
 
 def measured(network: str, seed: int) -> dict[str, Any]:
@@ -78,7 +74,7 @@ def table(by_network: dict[str, dict[int, Any]]) -> list[str]:
             }
             first = next(iter(by_seed.values()))[
                 name
-            ]  # weights decide what is left, and they are the same for all seeds
+            ]  # what is left goes by the weights, so it is the same for all seeds
             left = ", ".join(f"{100 * first[case]['macs']:.1f}" for case in (EVERY, DEFAULT))
             cells = [_cell(summarise(list(values.values()))) for values in reached.values()]
             kind, energy = name.split()

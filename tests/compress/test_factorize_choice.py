@@ -234,6 +234,20 @@ def test_what_has_little_to_save_is_left_alone(target, kind):
     assert {row["decision"] for row in rows.values()} == {"factorized"}
 
 
+def test_a_layer_with_little_to_save_is_asked_for_by_any_of_its_names():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = small_ends()
+            self.head = self.body[9]
+
+        def forward(self, x):
+            return self.body(x)
+
+    _, rows, _ = made(Twice(), torch.randn(2, 3, 16, 16), energy=0.6, layers=["body.2", "head"])
+    assert {name: row["decision"] for name, row in rows.items()} == {"body.2": "factorized", "body.9": "factorized"}
+
+
 def test_the_mean_of_the_layers_in_question_counts():
     model, x = small_ends(), torch.randn(2, 3, 16, 16)
     _, rows, _ = made(model, x, energy=0.6, ignore=["2", "4", "7"])

@@ -59,7 +59,9 @@ def factorized(model: nn.Module, example: Any, calibration: Iterable[Any], how: 
     layers = [Layer(name, new.get_submodule(name), tuple(calls[name])) for name in names if calls[name]]
     batch, whole = batch_size(example), count_macs(new, example)
     others = whole * batch - sum(dense_macs(layer) for layer in layers)
-    wanted, little, notes, details = wishes(how, layers, max(0, others))
+    asked_for = set(map(new.get_submodule, how.layers))  # by any of its names
+    named = {layer.name for layer in layers if layer.module in asked_for}
+    wanted, little, notes, details = wishes(how, layers, max(0, others), named)
     notes += [f"{name or 'the model'} is left alone: {why}" for name, why in reasons.items()]
     parameters = sum(p.numel() for p in new.parameters())
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,18 +28,21 @@ Wishes = dict[str, list[Split]]
 LEAST = 0.2  # of what the average layer has: what a split has to save, of arithmetic or of weights
 
 
-def wishes(how: Factorize, layers: Sequence[Layer], others: int) -> tuple[Wishes, set[str], list[str], dict[str, Any]]:
+def wishes(
+    how: Factorize, layers: Sequence[Layer], others: int, named: Container[str] = ()
+) -> tuple[Wishes, set[str], list[str], dict[str, Any]]:
     """The splits to try for each layer, cheapest first; layers with little to save; notes and details on the choice.
 
     A list may be empty (no split is cheaper than the layer) or hold what is no cheaper (with ranks that were given).
     Where the ranks are found here, a split has to save something worth the accuracy: at least `LEAST` of what the
     average of these layers has, in arithmetic or in weights.  A classifier of few classes, and a first layer that sees
-    three colours, hold next to nothing, and what they lose is lost for all.  Layers that `how` names are not held to it.
+    three colours, hold next to nothing, and what they lose is lost for all.  Layers that are `named` are not held to it.
 
     Args:
         how: the target, and the kinds that are allowed.
         layers: to choose for.
         others: multiply-accumulates of the whole network apart from these layers, of the whole batch.
+        named: names of layers that were asked for one by one.
     """
     if how.rank is not None:
         ranked = {layer.name: by_rank(layer, _kind(layer, how), how.rank) for layer in layers}
@@ -66,7 +69,7 @@ def wishes(how: Factorize, layers: Sequence[Layer], others: int) -> tuple[Wishes
             "vbmf found a rank of 1, the least, where weights look like noise, as those that were hardly trained do: "
         )
         return {name: [split] for name, split in found.items()}, set(), [note + ", ".join(noise)] if noise else [], {}
-    choices = {layer.name: Choice.of(layer, how, layers) for layer in layers}
+    choices = {layer.name: Choice.of(layer, how.kind, layers, every=layer.name in named) for layer in layers}
     energy = how.energy
     if energy is None:
         assert how.macs is not None
@@ -91,11 +94,11 @@ class Choice:
     least: tuple[float, float]
 
     @classmethod
-    def of(cls, layer: Layer, how: Factorize, layers: Sequence[Layer]) -> Choice:
-        """That of a layer among these."""
+    def of(cls, layer: Layer, kind: str, layers: Sequence[Layer], *, every: bool = False) -> Choice:
+        """That of a layer among these; ``every``: any saving is worth having."""
         macs, weights = sum(map(dense_macs, layers)), sum(one.module.weight.numel() for one in layers)
-        kinds = [frontier(layer, kind) for kind in kinds_of(layer.module, how.kind)]
-        least = 0.0 if layer.name in how.layers else LEAST / len(layers)
+        kinds = [frontier(layer, kind) for kind in kinds_of(layer.module, kind)]
+        least = 0.0 if every else LEAST / len(layers)
         return cls(layer, kinds, (least * macs, least * weights))
 
     def cheapest(self, energy: float, *, least: bool = True) -> list[Split]:
