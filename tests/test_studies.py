@@ -113,6 +113,24 @@ def test_the_page_of_a_compression_study_says_what_its_data_says(data, load):
     assert publish.page(json.loads(data.read_text()), data.stem) == data.with_suffix(".md").read_text()
 
 
+def test_networks_are_compared_with_those_that_cost_as_much(load):
+    pytest.importorskip("matplotlib")
+    rivals = load(ROOT / "benchmarks" / "compress" / "publish.py").rivals
+
+    def stages(**budgets):
+        return [{"name": name, "how": {"macs": macs} if macs else {}} for name, macs in budgets.items()]
+
+    several = stages(svd70=0.7, svd30=0.3, tucker70=0.7, tucker30=0.3, fastest=None)
+    assert rivals(several, [s["name"] for s in several]) == {
+        "svd70": "svd70", "svd30": "svd30", "tucker70": "svd70", "tucker30": "svd30", "fastest": None
+    }  # fmt: skip
+    assert rivals(several, ["tucker30", "svd30", "fastest"]) == dict.fromkeys(
+        ("tucker30", "svd30", "fastest"), "tucker30"
+    )
+    one = [*stages(l1=0.5, fpgm=0.5), {"name": "labels"}]
+    assert rivals(one, ["l1", "fpgm", "labels"]) == {"l1": "l1", "fpgm": "l1", "labels": "l1"}
+
+
 def test_the_page_beside_torch_pruning_says_what_its_data_says(tmp_path, load):
     pytest.importorskip("matplotlib")
     data = ROOT / "docs" / "results" / "compress-outside-resnet56.json"

@@ -93,20 +93,35 @@ def tuning(stages: list[dict[str, Any]]) -> list[str]:
     by_name, both = tuned(stages)
     if not both:
         return []
+    against = rivals(stages, both)
+    firsts = list(dict.fromkeys(first for first in against.values() if first))
+    by_cost = " at as many MACs" if len(firsts) > 1 else ""
     lines = [
         "## Training afterwards",
         "",
         "| network | as it came out, % | tuned from labels, % | tuned with KD, % | KD against labels, points | with KD, against "
-        f"{both[0]}, points |",
+        f"{', '.join(firsts)}{by_cost}, points |",
         "|" + "---|" * 6,
     ]
-    first = by_name[f"{both[0]}-kd"]
-    for name in best_first(by_name, both):
+    groups = [*firsts, None]
+    for name in sorted(best_first(by_name, both), key=lambda name: groups.index(against[name])):
         parts = (by_name[name], by_name[f"{name}-labels"], by_name[f"{name}-kd"])
         cells = [said(summarise(list(values.values()))) for values in parts]
-        gains = [told(paired(*shared(parts[2], parts[1]))), told(paired(*shared(parts[2], first)))]
-        lines.append(f"| {name} | {' | '.join(cells)} | {gains[0]} | {'' if name == both[0] else gains[1]} |")
+        gain, first = told(paired(*shared(parts[2], parts[1]))), against[name]
+        ahead = told(paired(*shared(parts[2], by_name[f"{first}-kd"]))) if first not in (None, name) else ""
+        lines.append(f"| {name} | {' | '.join(cells)} | {gain} | {ahead} |")
     return [*lines, ""]
+
+
+def rivals(stages: list[dict[str, Any]], names: list[str]) -> dict[str, str | None]:
+    """With what each network is compared: the first of all, or, where several budgets of MACs were set, the first at its own."""
+    budgets = {stage["name"]: (stage.get("how") or {}).get("macs") for stage in stages}
+    if len({budgets[name] for name in names} - {None}) < 2:
+        return dict.fromkeys(names, names[0])
+    firsts: dict[float | None, str | None] = {None: None}
+    for name in names:
+        firsts.setdefault(budgets[name], name)
+    return {name: firsts[budgets[name]] for name in names}
 
 
 def shared(values: dict[int, float], others: dict[int, float]) -> tuple[dict[int, float], dict[int, float]]:
