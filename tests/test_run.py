@@ -97,7 +97,7 @@ def test_a_run_leaves_its_record(done):
                 "last.safetensors",
                 "result.json",
                 "steps.jsonl",
-            }
+            } | ({"made_of.json"} if name != "alone" else set())
             assert set(line["last"]) == {"validation", "test"}
             assert line["last"]["test"]["n"] == 597
             assert line["before"]["validation"]["n"] == 200

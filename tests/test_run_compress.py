@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -203,6 +204,80 @@ def test_what_is_made_again_is_measured_again(done, tmp_path, monkeypatch):
     assert cost["latency"]["median_ms"] > 0
     assert "old" not in record.read_json(exhibits)
     assert digests(folder) == digests(done)
+    assert not aside(folder)  # the same bits came out: what was made of them stays
+
+
+def aside(folder):
+    return {str(p.relative_to(folder / "stages")) for p in (folder / "stages").glob("*/*.replaced-*")}
+
+
+def otherwise(monkeypatch, *names, stop=None):
+    """Let stages of these names see their rows in another order, and stop in one."""
+    real = runner_stages.fit
+
+    def fit(method, models, loader, **settings):
+        if settings["name"] == stop:
+            settings["stop"].asked = True
+        if settings["name"] in names:
+            loader = replace(loader, seed=loader.seed + 7)
+        return real(method, models, loader, **settings)
+
+    monkeypatch.setattr(runner_stages, "fit", fit)
+
+
+def test_what_was_made_of_another_network_is_made_again(done, tmp_path, monkeypatch):
+    folder, straight = tmp_path / "again", tmp_path / "straight"
+    shutil.copytree(done, folder)
+    shutil.rmtree(folder / "stages" / "original" / "seed-0")
+    otherwise(monkeypatch, "original")
+    run(recipe(), out=folder, quiet=True)
+    run(recipe(), out=straight, quiet=True)
+    now, then, whole = digests(folder), digests(done), digests(straight)
+    first = {file for file in then if "/seed-0/" in file}
+    assert {file: now[file] for file in first} == {file: whole[file] for file in first}
+    assert {file: now[file] for file in then if file not in first} == {
+        file: then[file] for file in then if file not in first
+    }
+    behind = ("low", "tuned", "made.student", "made", "thin", "thinner")
+    assert aside(folder) == {f"{name}/seed-0.replaced-1" for name in behind}
+    for name in behind:  # nothing is lost
+        assert (
+            now[f"stages/{name}/seed-0.replaced-1/last.safetensors"] == then[f"stages/{name}/seed-0/last.safetensors"]
+        )
+    told, other = record.read_json(folder / "run.json"), record.read_json(straight / "run.json")
+    assert [n for n in told["notes"] if n.startswith("tuned (seed 0)")] == [
+        "tuned (seed 0) is made again: low, original are another network by now than it was made of. "
+        "What it left is in stages/tuned/seed-0.replaced-1"
+    ]
+    for line, right in zip(told["stages"], other["stages"], strict=True):
+        if "runs" in line:
+            assert line["runs"][0]["last"] == right["runs"][0]["last"], line["name"]
+            assert line["runs"][0]["original"] == right["runs"][0]["original"], line["name"]
+
+
+def test_a_checkpoint_belongs_to_the_networks_that_its_training_began_with(done, tmp_path, monkeypatch):
+    folder = tmp_path / "stopped"
+    with monkeypatch.context() as patch:
+        otherwise(patch, "original", stop="tuned")
+        with pytest.raises(Interrupted):
+            run(recipe(), out=folder, quiet=True)
+    assert (folder / "stages" / "tuned" / "seed-0" / "checkpoint.safetensors").exists()
+    shutil.rmtree(folder / "stages" / "original")
+    run(recipe(), out=folder, quiet=True)
+    assert aside(folder) == {"low/seed-0.replaced-1", "tuned/seed-0.replaced-1"}
+    assert {file: told for file, told in digests(folder).items() if "replaced" not in file} == digests(done)
+
+
+def test_results_of_versions_that_did_not_say_what_they_were_made_of_stay(done, tmp_path, monkeypatch):
+    folder = tmp_path / "older"
+    shutil.copytree(done, folder)
+    for file in folder.rglob("made_of.json"):
+        file.unlink()
+    shutil.rmtree(folder / "stages" / "original" / "seed-0")
+    otherwise(monkeypatch, "original")
+    run(recipe(), out=folder, quiet=True)
+    (other,) = {file for file, told in digests(folder).items() if digests(done)[file] != told}
+    assert other == "stages/original/seed-0/last.safetensors"
 
 
 def costs(folder):

@@ -8,6 +8,7 @@ seed, ``stages/STAGE/seed-N/`` with ``steps.jsonl``, ``last.safetensors``, ``bes
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import platform
@@ -100,6 +101,12 @@ def read_json(path: Path) -> dict[str, Any] | None:
     if not isinstance(found, dict):
         raise RunFolderError(f"{path} holds a {type(found).__name__}, not a record{again}")
     return found
+
+
+def sha256(path: Path) -> str:
+    """Of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def require_writable(folder: Path, setting: str = "--out") -> None:

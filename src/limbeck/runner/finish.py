@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -42,7 +41,7 @@ def _given(work: Work, seed: int) -> None:
             work.record["models"][name] = {
                 "network": blueprint.name,
                 "weights": blueprint.weights,
-                "sha256": hashlib.sha256(Path(blueprint.weights).read_bytes()).hexdigest()[:12],
+                "sha256": record.sha256(Path(blueprint.weights))[:12],
                 "cost": cost_of(work, model),
                 "test": metrics(*work.tested(name, begin, seed)),
             }

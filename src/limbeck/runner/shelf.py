@@ -55,12 +55,17 @@ class Work:
     record: dict[str, Any]
     seen: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)  # scores and labels of the test part
     known: dict[tuple[Any, ...], dict[str, float]] = field(default_factory=dict)  # metrics on the validation part
+    sums: dict[tuple[Path, int], str] = field(default_factory=dict)  # SHA-256 of files by when they were written
 
     # -- the shelf ---------------------------------------------------------------------------------
 
     def place(self, stage: Result, seed: int) -> Path:
         """The folder of a stage's repetition."""
         return Path("stages") / stage.name / f"seed-{self.seed_of(stage, seed)}"
+
+    def weights_of(self, stage: Result, seed: int, step: str = "") -> Path:
+        """The file of a repetition's weights, those at the end or those after a step, seen from the run's folder."""
+        return self.place(stage, seed) / (f"step-{step}.safetensors" if step else _LAST)
 
     def seed_of(self, stage: Result, seed: int) -> int:
         return seed if stage.per_seed else self.recipe.seeds[0]
@@ -151,7 +156,7 @@ class Work:
         try:
             if isinstance(found, Compress):
                 return results.load(model, place, self.example())
-            load_weights(model, place / (f"step-{step}.safetensors" if step else _LAST))
+            load_weights(model, self.folder / self.weights_of(found, seed, step))
         except WeightsError as error:
             raise WeightsError(
                 f"{error}. To have it made again, remove {place} and give `limbeck run` again"
@@ -187,7 +192,7 @@ class Work:
             return Path(written)
         inside = (folder / written for folder in self.folder.absolute().parents)
         there = [place for place in dict.fromkeys([Path(written).absolute(), *inside]) if place.is_file()]
-        sums = {place: hashlib.sha256(place.read_bytes()).hexdigest()[: len(seen)] for place in there}
+        sums = {place: record.sha256(place)[: len(seen)] for place in there}
         for place, found in sums.items():
             if found == seen:
                 return place
@@ -207,6 +212,13 @@ class Work:
         if isinstance(found, Model):
             return f"weights {name}" if found.weights else f"blueprint {name} {seed}"
         return f"{self.place(found, seed)}@{step}"
+
+    def sum_of(self, file: Path) -> str:
+        """SHA-256 of a file; one that was not written anew is read once."""
+        key = (file, file.stat().st_mtime_ns)
+        if key not in self.sums:
+            self.sums[key] = record.sha256(file)
+        return self.sums[key]
 
     # -- measuring ---------------------------------------------------------------------------------
 

@@ -36,6 +36,7 @@ from limbeck.recipe import (
     teachers_of,
 )
 from limbeck.runner.compressing import compressed
+from limbeck.runner.origins import keep, origins, replaced, set_aside
 from limbeck.runner.shelf import Work
 
 
@@ -48,14 +49,26 @@ def perform(work: Work, index: int, stage: Stage, seed: int, stop: Stop) -> None
         return
     place, line = work.folder / work.place(stage, seed), work.record["stages"][index]
     line["network"] = work.architecture(stage.name, index + 1)
-    found = record.read_json(place / "result.json")
+    others = replaced(place, origins(work, stage, seed))
+    found = None if others else record.read_json(place / "result.json")
     work.team.wait()  # all have looked before anyone writes it
+    if others:
+        _put_aside(work, stage, seed, others)
     if found is None or not (place / "last.safetensors").exists():
         _forget(work, line, seed)
         found = _done(work, index, stage, seed, stop)
     line["runs"].append(found)
     if not line["cost"]:
         line["cost"] = cost_of(work, work.model(stage.name, index + 1, seed))
+
+
+def _put_aside(work: Work, stage: Result, seed: int, others: Sequence[str]) -> None:
+    """Make room for a stage that has to be made again, as what it was made of is gone; what it left is not lost."""
+    if work.team.leads:
+        aside = set_aside(work.folder / work.place(stage, seed)).relative_to(work.folder)
+        which = f"{', '.join(others)} {'is' if len(others) == 1 else 'are'} another network by now"
+        work.note(f"{stage.name} (seed {seed}) is made again: {which} than it was made of. What it left is in {aside}")
+    work.team.wait()
 
 
 def _forget(work: Work, line: dict[str, Any], seed: int) -> None:
@@ -99,6 +112,9 @@ def train(work: Work, index: int, stage: Fitted, seed: int, stop: Stop) -> dict[
     title = stage.name if len(work.recipe.seeds) == 1 or not stage.per_seed else f"{stage.name} (seed {seed})"
     place = work.folder / work.place(stage, seed)
     build = work.build_key(stage.name, index + 1)
+
+    if work.team.leads:
+        keep(place, origins(work, stage, seed))  # a checkpoint belongs to them as well
 
     def validate(model: nn.Module) -> dict[str, float]:
         return _finite(
@@ -198,6 +214,7 @@ def _keep(
         place.mkdir(parents=True, exist_ok=True)
         if not isinstance(stage, Compress):  # that has been written, as part of what makes it whole
             save_weights(model, place / "last.safetensors")
+        keep(place, origins(work, stage, seed))
         record.write_json(place / "result.json", found)
         (place / "checkpoint.safetensors").unlink(missing_ok=True)
     work.team.wait()
