@@ -371,7 +371,9 @@ def test_a_call_that_is_made_again_goes_on_and_then_returns_at_once(tmp_path):
     student = net()
     quick(net(seed=1), student, pairs(), training=training, epochs=None, out=tmp_path, evaluate=pairs())
     assert same(state(straight), state(student))
-    assert {p.name for p in tmp_path.iterdir()} - {".lock"} == {"last.safetensors", "record.json", "steps.jsonl"}
+    assert {p.name for p in tmp_path.iterdir()} - {".lock"} == {
+        "last.safetensors", "made_of.json", "record.json", "steps.jsonl"
+    }  # fmt: skip
     again = net(seed=9)
 
     class Untouched(list):
@@ -393,6 +395,16 @@ def test_a_call_that_is_made_again_goes_on_and_then_returns_at_once(tmp_path):
         RunFolderError, match="holds a training with another method, settings or seed; choose another out"
     ):
         quick(net(seed=1), net(), pairs(), training=training, epochs=5, out=tmp_path)
+    for data in (pairs(), Breaks(pairs(), 0)):  # finished, and stopped before its first checkpoint
+        untouched = net()
+        with pytest.raises(
+            RunFolderError,
+            match=rf"{tmp_path} holds what was made of another teacher, with other weights. Choose another out, or",
+        ):
+            quick(net(seed=2), untouched, data, training=training, epochs=None, out=tmp_path)
+        assert same(state(untouched), state(net()))
+        (tmp_path / "last.safetensors").unlink(missing_ok=True)
+    quick(net(seed=1), again, pairs(), training=training, epochs=None, out=tmp_path)
 
 
 def test_the_best_epoch_is_kept_beside_the_last(tmp_path):

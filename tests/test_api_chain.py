@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -223,6 +225,37 @@ def test_a_step_whose_weights_are_gone_is_done_again_to_the_same_bits(tmp_path):
     left.unlink()
     assert same(bits(lk.compress(net(), steps, rows(), out=tmp_path, **QUIET)), first)
     assert left.exists()
+
+
+def test_a_step_that_came_out_otherwise_does_not_go_with_later_ones(tmp_path):
+    made = []
+
+    @dataclass(frozen=True, kw_only=True)
+    class Louder:
+        """Comes out otherwise each time."""
+
+        def __call__(self, model, *, example, calibration=()):
+            new = copy.deepcopy(model)
+            made.append(1)
+            with torch.no_grad():
+                for weight in new.parameters():
+                    weight.mul_(1 + len(made))
+            return new
+
+    for later in (lk.Tune(epochs=1), lk.Prune(keep=0.5)):
+        out = tmp_path / type(later).__name__
+        first = bits(lk.compress(net(), [Louder(), later], rows(), out=out, **QUIET))
+        assert same(bits(lk.compress(net(), [Louder(), later], rows(), out=out, **QUIET)), first)
+        (first_step,) = out.glob("1-*")
+        shutil.rmtree(first_step)
+        (second,) = out.glob("2-*")
+        for _ in range(2):
+            with pytest.raises(
+                RunFolderError, match=rf"{second} holds what was made of another network, with other wei"
+            ):
+                lk.compress(net(), [Louder(), later], rows(), out=out, **QUIET)
+        shutil.rmtree(second)
+        assert not same(bits(lk.compress(net(), [Louder(), later], rows(), out=out, **QUIET)), first)
 
 
 def test_a_network_that_answers_with_one_number_cannot_be_measured():

@@ -67,7 +67,8 @@ def distill(
         seed: of everything random here.  The caller's global random state is left as it was.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
         out: a folder for weights, record, log and checkpoints.  With it, an interrupted call goes on where it
-            stopped when it is made again; a finished one returns at once.
+            stopped when it is made again; a finished one returns at once.  One with another method, other settings or
+            a teacher with other weights is refused there.
         quiet: print nothing.
         models: further networks that a course names, such as assistants.
         fresh: makes a network like the student, for a course whose lessons start from new weights; None: a network

@@ -238,6 +238,8 @@ def _train(setting: Setting, name: str, method: Method, cast: Mapping[str, nn.Mo
     if next(iter(setting.job.loader.epoch(0)), None) is None:
         raise DataError(f"{name}: this step trains, and there are no batches to train on")
     job = replace(setting.job.lesson(name), training=training)
+    if job.folder is not None:
+        identity.require_made_of(job.folder, {"network": cast["student"]})
     return perform(job, method, cast).seconds
 
 
@@ -246,6 +248,10 @@ def _operation(
 ) -> tuple[nn.Module, float]:
     """What a compressor makes, and how many seconds that takes, or took when it was done before."""
     folder, begun = None if setting.job.folder is None else setting.job.folder / name, time.perf_counter()
+    if folder is not None:
+        identity.require_made_of(
+            folder, {"network": model, **{f"network {k} beside it": one for k, one in enumerate(beside, 1)}}
+        )
     if folder is not None and (folder / results.WEIGHTS).exists():
         made = results.load(model, folder, setting.example).to(setting.job.team.device)
         told = files.read_json(folder / _TOLD) or {}  # older versions kept none

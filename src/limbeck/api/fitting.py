@@ -14,6 +14,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from limbeck import record as files
+from limbeck.api.identity import require_made_of
 from limbeck.api.outcome import Record
 from limbeck.batches import moved
 from limbeck.compress import cost as costs
@@ -176,12 +177,17 @@ def _file(role: str) -> str:
 
 
 def _finished(folder: Path, key: str, models: Mapping[str, nn.Module]) -> Record | None:
+    learn = learners(models)
     kept = files.read_json(folder / "record.json")
-    if kept is None or not all((folder / _file(role)).exists() for role in learners(models)):
-        return None
-    if kept.pop("identity", None) != key:
+    if not all((folder / _file(role)).exists() for role in learn):
+        kept = None
+    if kept is not None and kept.pop("identity", None) != key:
         raise RunFolderError(f"{folder} holds a training with another method, settings or seed; choose another out")
-    for role in learners(models):
+    # Where a student began is of no consequence to one that goes on, and most scripts draw it anew each time.
+    require_made_of(folder, {role: model for role, model in models.items() if role not in learn})
+    if kept is None:
+        return None
+    for role in learn:
         load_weights(models[role], folder / _file(role))
     return Record(**kept)
 

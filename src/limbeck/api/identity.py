@@ -7,13 +7,13 @@ import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from limbeck import record as files
-from limbeck.api.setting import Setting
 from limbeck.batches import batch_size, changed
 from limbeck.compress.structure import attributes
 from limbeck.compress.trial import worded
@@ -22,7 +22,11 @@ from limbeck.errors import RunFolderError
 from limbeck.phase import Batch
 from limbeck.taps import original
 
+if TYPE_CHECKING:
+    from limbeck.api.setting import Setting
+
 _FILE = "chain.json"
+_MADE_OF = "made_of.json"  # in the folder of a training or of a step: what it began with
 _LATER = ("layers", "example")  # folders of older versions do not know these
 
 
@@ -55,6 +59,26 @@ def require_same(setting: Setting, chain: Sequence[Any]) -> None:
         raise RunFolderError(f"{folder} holds another chain: {apart}; choose another out")
 
 
+def require_made_of(folder: Path, networks: Mapping[str, nn.Module]) -> None:
+    """Refuse a folder with what was made of other networks, finished or not; one that is new is told of which.
+
+    Args:
+        folder: of a training, or of a step of a chain.
+        networks: by what they are there: "teacher", say.
+
+    Raises:
+        RunFolderError: one of them has other weights than that of its name had.
+    """
+    then, now = files.read_json(folder / _MADE_OF) or {}, {name: of_weights(one) for name, one in networks.items()}
+    if others := [name for name in now if then.get(name, now[name]) != now[name]]:
+        raise RunFolderError(
+            f"{folder} holds what was made of another {' and another '.join(others)}, with other weights. "
+            "Choose another out, or remove that folder to have it made again"
+        )
+    if not now.keys() <= then.keys():
+        files.write_json(folder / _MADE_OF, {**then, **now})
+
+
 def networks(model: nn.Module, teacher: nn.Module | None, chain: Sequence[Any]) -> dict[str, nn.Module]:
     """Every network that a chain begins with, by what it is there."""
     found = {"model": model, "teacher": teacher}
@@ -83,6 +107,20 @@ def of_network(model: nn.Module) -> str:
     for name, tensor in (*bare.named_parameters(), *bare.named_buffers()):
         found.update(f"{name} ".encode())
         _add(found, tensor)
+    return found.hexdigest()
+
+
+def of_weights(model: nn.Module) -> str:
+    """A text that two networks share if files of their weights would be alike.
+
+    In whatever order a network holds them, which is another one in a network that was just made smaller than in one
+    that was read back from its folder.
+    """
+    found = hashlib.sha256()
+    for name, value in sorted(original(model).state_dict().items()):
+        if isinstance(value, Tensor):
+            found.update(f"{name} ".encode())
+            _add(found, value)
     return found.hexdigest()
 
 
