@@ -24,10 +24,12 @@ from limbeck.data.spec import Data
 from limbeck.errors import Interrupted, LimbeckError, NonFiniteError, RecipeError, RunFolderError, WeightsError
 from limbeck.export.runs import open_run
 from limbeck.methods import KD, NST, AttentionTransfer, FitNets, LogitMatching, Supervised
+from limbeck.models import build, save_weights
 from limbeck.recipe import Distill, Evaluate, Machine, Model, Recipe, Train
 from limbeck.report.read import read_run
 from limbeck.report.tables import results
 from limbeck.runner import run, show
+from limbeck.runner import stages as runner_stages
 from limbeck.runner.folder import open_folder
 from limbeck.settings import Optimizer, Training
 
@@ -135,6 +137,43 @@ def test_a_teacher_that_came_with_weights_is_measured_like_the_others(done, tmp_
     big, _, kd = results(read_run(tmp_path / "given")).rows
     assert big[0].text == "big"
     assert "fewer" in kd[3].note  # parameters, compared with the teacher's
+
+
+def test_a_run_that_goes_on_takes_no_other_file_of_weights(done, tmp_path, monkeypatch):
+    weights, folder = tmp_path / "big.safetensors", tmp_path / "given"
+    right = (done[0] / "stages/teacher/seed-0/last.safetensors").read_bytes()
+    save_weights(build("digits_mlp", hidden=[24], classes=10), weights)
+    wrong = weights.read_bytes()
+    weights.write_bytes(right)
+    one = Training(epochs=1, batch_size=32)
+    given = Recipe(
+        name="given",
+        models={"big": Model(name="digits_mlp", weights=str(weights), options={"hidden": [24]}), "thin": mlp(6)},
+        data=Data(validation=200),
+        stages=tuple(
+            Distill(name=name, student="thin", teacher="big", method=KD(), training=one, rows=64)
+            for name in ("kd", "later")
+        ),
+    )
+    real = runner_stages.fit
+
+    def stopping(method, models, loader, **settings):
+        settings["stop"].asked = settings["name"] == "later"
+        return real(method, models, loader, **settings)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runner_stages, "fit", stopping)
+        with pytest.raises(Interrupted):
+            run(given, out=folder, machine=ONE, quiet=True)
+    weights.write_bytes(wrong)
+    with pytest.raises(
+        WeightsError, match=rf"{weights} is not the file that network big of the run had .* with --fresh"
+    ):
+        run(given, out=folder, machine=ONE, quiet=True)
+    weights.write_bytes(right)
+    run(given, out=folder, machine=ONE, quiet=True)
+    run(given, out=tmp_path / "straight", machine=ONE, quiet=True)
+    assert sha(folder, "later") == sha(tmp_path / "straight", "later")
 
 
 def test_stages_from_one_blueprint_start_from_the_same_weights(done):

@@ -184,15 +184,18 @@ class Work:
     def _weights(self, name: str, written: str) -> Path:
         """The file of a blueprint's weights.
 
-        A relative place is seen from here.  Where the run is done, its record knows the file, which is then also looked for
+        A relative place is seen from here.  Once it was read, the run's record knows the file, which is then also looked for
         from every folder that the run lies in, and no other is taken.
         """
-        seen = self.record.get("models", {}).get(name, {}).get("sha256")
+        known = self.record.get("weights", {})
+        seen = self.record.get("models", {}).get(name, {}).get("sha256") or known.get(name)
         if not seen:
+            if Path(written).is_file():
+                known[name] = self.sum_of(Path(written))[:12]
             return Path(written)
         inside = (folder / written for folder in self.folder.absolute().parents)
         there = [place for place in dict.fromkeys([Path(written).absolute(), *inside]) if place.is_file()]
-        sums = {place: record.sha256(place)[: len(seen)] for place in there}
+        sums = {place: self.sum_of(place)[: len(seen)] for place in there}
         for place, found in sums.items():
             if found == seen:
                 return place
@@ -203,7 +206,7 @@ class Work:
             )
         raise WeightsError(
             f"{next(iter(sums))} is not the file that network {name} of the run had (SHA-256 {seen} then, "
-            f"{next(iter(sums.values()))} now)"
+            f"{next(iter(sums.values()))} now). Put that one back, or start the run again with --fresh"
         )
 
     def identity(self, name: str, before: int, seed: int) -> str:

@@ -168,6 +168,7 @@ def begin(
             "std": list(data.std),
         },
         "notes": [],
+        "weights": kept.get("weights") or {},
         "models": kept.get("models") or {},
         "stages": stages,
         "baseline": baseline_of(recipe),
