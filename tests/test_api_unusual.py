@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -257,3 +258,38 @@ def test_a_compressor_of_ones_own_may_tell_what_no_file_holds(tmp_path: Path) ->
     run: Callable[[], nn.Module] = lambda: lk.compress(net(), Tells(), BATCHES, out=tmp_path / "c", **QUIET)  # noqa: E731
     run()
     assert findings(run()).details == {"width": 3}
+
+
+class Sparse(nn.Module):
+    """Weights that are mostly nothing, kept as such."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.register_buffer("weight", torch.randn(3, 8).relu().to_sparse())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sparse.mm(self.get_buffer("weight"), x.t()).t()
+
+
+def in_integers(seed: int) -> nn.Module:
+    quantization = pytest.importorskip("torchao.quantization")
+    model = net(seed).eval()
+    quantization.quantize_(model, quantization.Int8WeightOnlyConfig())
+    return model
+
+
+@pytest.mark.parametrize("make", [Sparse, in_integers])
+def test_teachers_whose_weights_are_no_plain_tensors(make: Callable[[int], nn.Module], tmp_path: Path) -> None:
+    teacher, student = make(1), net()
+    lk.distill(teacher, student, BATCHES, epochs=1, quiet=True, out=tmp_path)
+    file = io.BytesIO()
+    torch.save(teacher.state_dict(), file)
+    assert student.record.cost["teacher"]["bytes"] == len(file.getvalue())
+    again = net(2)
+    lk.distill(make(1), again, [(X, Y)], epochs=1, quiet=True, out=tmp_path)
+    assert torch.equal(again[0].weight, student[0].weight)
+    with pytest.raises(RunFolderError, match="what was made of another teacher, with other weights"):
+        lk.distill(make(2), net(), BATCHES, epochs=1, quiet=True, out=tmp_path)
+    with pytest.raises(LimbeckError, match=r"weight of \w+ is a .*; only plain tensors can be stored"):
+        lk.save_weights(teacher, tmp_path / "teacher.safetensors")

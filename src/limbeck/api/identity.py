@@ -19,6 +19,7 @@ from limbeck.compress.structure import attributes
 from limbeck.compress.trial import worded
 from limbeck.compressor import is_compressor
 from limbeck.errors import RunFolderError
+from limbeck.models.weights import is_plain
 from limbeck.phase import Batch
 from limbeck.taps import original
 
@@ -134,7 +135,13 @@ def of_batches(batches: Iterable[Batch]) -> str:
 
 
 def _add(found: Any, value: Any) -> None:
-    if isinstance(value, Tensor):
+    if isinstance(value, Tensor) and not is_plain(value):
+        if (flatten := getattr(value, "__tensor_flatten__", None)) is not None:
+            names, _ = flatten()
+            _add(found, [getattr(value, name) for name in names])
+        else:
+            _add(found, value.dequantize() if value.is_quantized else value.to_dense())
+    elif isinstance(value, Tensor):
         found.update(f"{tuple(value.shape)} {value.dtype}".encode())
         found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     elif isinstance(value, Mapping):

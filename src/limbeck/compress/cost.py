@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from limbeck.batches import batch_size
 from limbeck.errors import LimbeckError
 from limbeck.models.macs import as_found, count_macs, to_eval
-from limbeck.models.weights import packed
+from limbeck.models.weights import packed, storable
 from limbeck.processor import bf16_unit, processor_name
 from limbeck.settings import require
 
@@ -91,7 +92,11 @@ def file_bytes(model: nn.Module) -> int:
         from limbeck.compress.binary import packed_bytes
 
         return packed_bytes(model)
-    return len(packed(model))
+    if storable(model):
+        return len(packed(model))
+    with io.BytesIO() as file:  # of another library's kind, which only torch's own file can hold
+        torch.save(model.state_dict(), file)
+        return file.tell()
 
 
 def latency(models: Mapping[str, nn.Module], inputs: Any, *, repeats: int = 50, warmup: int = 5) -> dict[str, Latency]:

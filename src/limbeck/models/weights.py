@@ -21,12 +21,26 @@ def stored(model: nn.Module) -> dict[str, Tensor]:
     """What a file of this model holds: its state, on the CPU, a tensor with several names under the first of them.
 
     Raises:
-        WeightsError: the state has an entry that is no tensor.
+        WeightsError: the state has an entry that is no plain tensor; see `storable`.
     """
     kept: dict[str, Tensor] = {}
     for group in _groups(model):
         kept[group[0][0]] = group[0][1].cpu().clone(memory_format=torch.contiguous_format)
     return kept
+
+
+def storable(model: nn.Module) -> bool:
+    """Whether a safetensors file can hold this model's state: plain tensors and nothing else.
+
+    Networks that another library quantized often hold tensors of its own kind, or packed ones.
+    """
+    return all(isinstance(value, Tensor) and is_plain(value) for value in model.state_dict().values())
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor is one piece of memory: no wrapper around others, not sparse, not quantized by torch."""
+    wrapper = hasattr(tensor, "__tensor_flatten__")
+    return not wrapper and tensor.layout is torch.strided and not tensor.is_quantized
 
 
 def packed(model: nn.Module) -> bytes:
@@ -41,7 +55,7 @@ def save_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
     half a file under its name.
 
     Raises:
-        WeightsError: the file cannot be written, or the state holds something that is no tensor.
+        WeightsError: the file cannot be written, or the state holds something that is no plain tensor.
     """
     write_whole(packed(model), path, "weights")
 
@@ -120,6 +134,9 @@ def _groups(model: nn.Module) -> list[list[tuple[str, Tensor]]]:
             raise WeightsError(
                 f"{name} of {type(model).__name__} is a {type(value).__name__}; only tensors can be stored"
             )
+        if not is_plain(value):
+            what = type(value).__name__ if value.layout is torch.strided and not value.is_quantized else value.type()
+            raise WeightsError(f"{name} of {type(model).__name__} is a {what}; only plain tensors can be stored")
         same: object = name  # an empty or unallocated tensor is like no other
         if value.numel() and value.device.type != "meta":
             same = (value.device, value.data_ptr(), tuple(value.shape), value.stride(), value.dtype)
