@@ -23,6 +23,7 @@ from typing import Any
 from limbeck.errors import RunFolderError
 
 FORMAT = 1
+_MADE_OF = "made_of.json"
 
 
 def now() -> str:
@@ -107,6 +108,19 @@ def sha256(path: Path) -> str:
     """Of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def replaced(folder: Path, now: Mapping[str, str]) -> list[str]:
+    """Names of networks that are others by now than those that what lies in this folder was made of."""
+    then = read_json(folder / _MADE_OF) or {}
+    return [name for name, found in now.items() if then.get(name, found) != found]
+
+
+def keep_origins(folder: Path, now: Mapping[str, str]) -> None:
+    """Write down of which networks what lies in this folder is made: by name, a print of their weights."""
+    then = read_json(folder / _MADE_OF) or {}
+    if (both := {**then, **now}) != then:
+        write_json(folder / _MADE_OF, both)
 
 
 def require_writable(folder: Path, setting: str = "--out") -> None:

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from limbeck.api.setting import Setting
 
 _FILE = "chain.json"
-_MADE_OF = "made_of.json"  # in the folder of a training or of a step: what it began with
 _LATER = ("layers", "example")  # folders of older versions do not know these
 
 
@@ -70,14 +69,13 @@ def require_made_of(folder: Path, networks: Mapping[str, nn.Module]) -> None:
     Raises:
         RunFolderError: one of them has other weights than that of its name had.
     """
-    then, now = files.read_json(folder / _MADE_OF) or {}, {name: of_weights(one) for name, one in networks.items()}
-    if others := [name for name in now if then.get(name, now[name]) != now[name]]:
+    now = {name: of_weights(one) for name, one in networks.items()}
+    if others := files.replaced(folder, now):
         raise RunFolderError(
             f"{folder} holds what was made of another {' and another '.join(others)}, with other weights. "
             "Choose another out, or remove that folder to have it made again"
         )
-    if not now.keys() <= then.keys():
-        files.write_json(folder / _MADE_OF, {**then, **now})
+    files.keep_origins(folder, now)
 
 
 def networks(model: nn.Module, teacher: nn.Module | None, chain: Sequence[Any]) -> dict[str, nn.Module]:

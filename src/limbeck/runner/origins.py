@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
-from limbeck import record
 from limbeck.recipe import Compress, Ensemble, Model, Peer, Result, cast_of
 from limbeck.runner.shelf import Work
-
-NAME = "made_of.json"
 
 
 def origins(work: Work, stage: Result, seed: int) -> dict[str, str]:
@@ -38,18 +35,6 @@ def _names(work: Work, stage: Result) -> Iterator[str]:
     original = work.original(stage.name, work.position(stage) + 1)
     if original is not None:
         yield original
-
-
-def replaced(place: Path, now: Mapping[str, str]) -> list[str]:
-    """Names of networks that are others by now than those that the repetition in this folder was made of."""
-    then = record.read_json(place / NAME) or {}
-    return [name for name, found in now.items() if then.get(name, found) != found]
-
-
-def keep(place: Path, now: Mapping[str, str]) -> None:
-    """Write down what a repetition in this folder is made of."""
-    if now and record.read_json(place / NAME) != now:
-        record.write_json(place / NAME, now)
 
 
 def set_aside(place: Path) -> Path:

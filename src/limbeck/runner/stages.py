@@ -36,7 +36,7 @@ from limbeck.recipe import (
     teachers_of,
 )
 from limbeck.runner.compressing import compressed
-from limbeck.runner.origins import keep, origins, replaced, set_aside
+from limbeck.runner.origins import origins, set_aside
 from limbeck.runner.shelf import Work
 
 
@@ -49,7 +49,7 @@ def perform(work: Work, index: int, stage: Stage, seed: int, stop: Stop) -> None
         return
     place, line = work.folder / work.place(stage, seed), work.record["stages"][index]
     line["network"] = work.architecture(stage.name, index + 1)
-    others = replaced(place, origins(work, stage, seed))
+    others = record.replaced(place, origins(work, stage, seed))
     found = None if others else record.read_json(place / "result.json")
     work.team.wait()  # all have looked before anyone writes it
     if others:
@@ -114,7 +114,7 @@ def train(work: Work, index: int, stage: Fitted, seed: int, stop: Stop) -> dict[
     build = work.build_key(stage.name, index + 1)
 
     if work.team.leads:
-        keep(place, origins(work, stage, seed))  # a checkpoint belongs to them as well
+        record.keep_origins(place, origins(work, stage, seed))  # a checkpoint belongs to them as well
 
     def validate(model: nn.Module) -> dict[str, float]:
         return _finite(
@@ -214,7 +214,7 @@ def _keep(
         place.mkdir(parents=True, exist_ok=True)
         if not isinstance(stage, Compress):  # that has been written, as part of what makes it whole
             save_weights(model, place / "last.safetensors")
-        keep(place, origins(work, stage, seed))
+        record.keep_origins(place, origins(work, stage, seed))
         record.write_json(place / "result.json", found)
         (place / "checkpoint.safetensors").unlink(missing_ok=True)
     work.team.wait()
