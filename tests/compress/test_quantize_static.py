@@ -224,6 +224,28 @@ def test_holders_and_second_names_can_be_skipped(mode, skip, kept):
     assert len(made.facts["layers"]["int8"]) == 7 - len(kept)
 
 
+class Rows(nn.Module):
+    """A convolution of rows with a ReLU that is no module."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv1d(3, 4, 3), nn.Conv1d(4, 4, 3)
+
+    def forward(self, x):
+        return self.second(torch.relu(self.first(x)))
+
+
+@pytest.mark.parametrize("mode", ["static", "qat"])
+@pytest.mark.parametrize("skip", ["first", "second"])
+def test_convolutions_of_rows_can_be_skipped(mode, skip):
+    torch.manual_seed(0)
+    model, x = Rows().eval(), torch.randn(4, 3, 12)
+    how = Quantize(mode=mode, skip=(skip,))
+    ready = Prepare(settings=how)(model, example=x, calibration=[Batch(x)]) if mode == "qat" else model
+    made = (Convert(settings=how) if mode == "qat" else how)(ready, example=x, calibration=[Batch(x)])
+    assert made.facts["layers"] == {"int8": [n for n in ("first", "second") if n != skip], "float": [skip]}
+
+
 def test_a_weight_is_stored_only_for_those_that_are_not_skipped():
     torch.manual_seed(0)
     model, x = nn.Sequential(nn.Linear(6, 6, bias=False), nn.Linear(6, 6, bias=False)), torch.randn(8, 6)

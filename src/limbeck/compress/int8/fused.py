@@ -67,7 +67,7 @@ def compiled(graph: fx.GraphModule, example: Any, *, least: int = 1) -> Compiled
     if device_of(example).type != "cpu":
         raise LimbeckError(f"int8 kernels are for the CPU, and the example is on {device_of(example)}; move both there")
     freeze()
-    fast = Compiled(_sums_apart(graph), least)
+    fast = Compiled(_sums_apart(_rows_as_pictures(graph)), least)
     fast.eval()
     try:
         with quiet(), _written() as code:
@@ -89,6 +89,40 @@ def _written() -> Iterator[list[str]]:
     code: list[str] = []
     with mock.patch.object(GraphLowering, "save_output_code", code.append):
         yield code
+
+
+def _rows_as_pictures(graph: fx.GraphModule) -> fx.GraphModule:
+    """A copy, with the same weights, whose int8 convolutions of rows (1-D) are those of pictures of one line.
+
+    torch takes the length of the answer of its 1-D kernel from a weight that is packed in two dimensions, hence for longer than
+    it is, and fails where a later step needs the length (a GRU, attention; torch 2.15).
+    """
+    flat = fx.GraphModule(graph, copy.deepcopy(graph.graph))
+    for node in flat.graph.find_nodes(op="call_function", target=_aten.conv1d.default):
+        rest = [*node.args, *(None, [1], [0], [1], 1)[len(node.args) - 2 :]]
+        x, weight, bias, stride, padding, dilation, groups = rest
+        if not all(isinstance(part, fx.Node) and "dequantize" in str(part.target) for part in (x, weight)):
+            continue
+        after = next(iter(node.users)) if len(node.users) == 1 else None
+        last = after if after is not None and after.target in _RELUS else node
+        with flat.graph.inserting_before(last):
+            lines = [_line(flat.graph, part) for part in (x, weight)]
+            out = flat.graph.call_function(
+                _aten.conv2d.default, (*lines, bias, [1, *stride], [0, *padding], [1, *dilation], groups)
+            )
+            if last is after:
+                out = flat.graph.call_function(_aten.relu.default, (out,))
+            last.replace_all_uses_with(flat.graph.call_function(_aten.squeeze.dim, (out, 2)))
+    flat.graph.eliminate_dead_code()
+    flat.recompile()
+    return flat
+
+
+def _line(graph: fx.Graph, node: fx.Node) -> fx.Node:
+    """What a node makes float of, as pictures of one line: kernels want the integers right before them."""
+    whole = node.args[0]
+    line = graph.call_function(_aten.unsqueeze.default, (whole, 2))
+    return graph.node_copy(node, lambda source: line if source is whole else source)
 
 
 def _sums_apart(graph: fx.GraphModule) -> fx.GraphModule:

@@ -1,4 +1,4 @@
-"""What measures ranges, and what rounds in training: torchao's, with three changes."""
+"""What measures ranges, what rounds in training, and which layers: torchao's, with four changes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 from torch.nn import functional
 from torchao.quantization.pt2e import (
     FusedMovingAvgObsFakeQuantize,
@@ -19,6 +19,7 @@ from torchao.quantization.pt2e import (
 )
 from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import (
     X86InductorQuantizer,
+    _skip_annotate,
     get_default_x86_inductor_quantization_config,
 )
 
@@ -61,8 +62,12 @@ class Rounding(FusedMovingAvgObsFakeQuantize):
 
     def forward(self, X: Tensor) -> Tensor:
         x = X.float()  # ranges under autocast, too
-        if self.training:
+        if self.training and not self.is_per_channel:
             return super().forward(x).to(X.dtype)
+        if self.training:
+            with torch.no_grad():
+                super().forward(x)
+                self._symmetric()
         low, high = self.activation_post_process.quant_min, self.activation_post_process.quant_max
         if self.is_per_channel:
             out = torch.fake_quantize_per_channel_affine(x, self.scale, self.zero_point, self.ch_axis, low, high)
@@ -70,9 +75,30 @@ class Rounding(FusedMovingAvgObsFakeQuantize):
             out = torch.fake_quantize_per_tensor_affine(x, self.scale, self.zero_point, low, high)
         return out.to(X.dtype)
 
+    def _symmetric(self) -> None:
+        """Scales from zero for channels whose weights have one sign, as for all others, in place.
+
+        torch lets these begin at their smallest number, with a zero point that no kernel knows (torch 2.15).
+        """
+        low, high = self.activation_post_process.min_val, self.activation_post_process.max_val
+        least, most = self.activation_post_process.quant_min, self.activation_post_process.quant_max
+        whole = torch.maximum(low / least, high / most).clamp(min=_EPS)
+        self.scale.copy_(torch.where(self.zero_point == 0, self.scale, whole))
+        self.zero_point.zero_()
+
     def calculate_qparams(self) -> tuple[Tensor, Tensor]:
         """What was trained with: the observer would divide by 127.5 where the rounding divides by 127."""
         return self.scale, self.zero_point
+
+
+class Layers(X86InductorQuantizer):
+    """Convolutions of rows (1-D) like those of pictures: torchao takes them where a ReLU follows, and leaves none out by name."""
+
+    def _annotate_conv2d(self, gm: fx.GraphModule, quantization_config: Any, filter_fn: Any = None) -> None:
+        super()._annotate_conv2d(gm, quantization_config, filter_fn)
+        for node in gm.graph.find_nodes(op="call_function", target=torch.ops.aten.conv1d.default):
+            if not _skip_annotate([node], filter_fn):
+                self._annotate_conv_node_helper(node, True, quantization_config)
 
 
 def quantizer(
@@ -96,7 +122,7 @@ def quantizer(
         weight = replace(weight, observer_or_fake_quant_ctr=PerChannelMinMaxObserver.with_args(eps=_EPS))
     if not per_channel:
         weight = replace(weight, observer_or_fake_quant_ctr=OneScale.with_args(eps=_EPS))
-    made = X86InductorQuantizer()
+    made = Layers()
     for name in skip:
         made.set_module_name_qconfig(name, None)
     chosen = replace(config, input_activation=act, output_activation=act, weight=weight)
