@@ -87,7 +87,7 @@ class Rows(nn.Module):
         self.behind, self.last = nn.TransformerEncoderLayer(16, 2, 16, batch_first=True), nn.Linear(16, 3)
 
     def forward(self, x):
-        return self.last(self.behind(self.conv(x).relu().transpose(1, 2)).mean(1))
+        return self.last(self.behind(self.conv(x).relu_().transpose(1, 2)).mean(1))
 
 
 def test_a_convolution_of_rows_has_a_kernel():

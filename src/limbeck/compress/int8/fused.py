@@ -20,6 +20,7 @@ _KERNEL = re.compile(r"torch\.ops\.(onednn\.q\w+)")
 _aten = torch.ops.aten
 _RELUS = (_aten.relu.default, _aten.relu_.default)
 _SUMS = (_aten.add.Tensor, _aten.add_.Tensor)
+_LINE = -2  # the dimension of lines in a picture, with a batch or without
 _PRODUCTS = (_aten.conv1d.default, _aten.conv2d.default, _aten.convolution.default, _aten.linear.default)
 
 
@@ -67,7 +68,7 @@ def compiled(graph: fx.GraphModule, example: Any, *, least: int = 1) -> Compiled
     if device_of(example).type != "cpu":
         raise LimbeckError(f"int8 kernels are for the CPU, and the example is on {device_of(example)}; move both there")
     freeze()
-    fast = Compiled(_sums_apart(_rows_as_pictures(graph)), least)
+    fast = Compiled(_for_kernels(graph), least)
     fast.eval()
     try:
         with quiet(), _written() as code:
@@ -91,52 +92,54 @@ def _written() -> Iterator[list[str]]:
         yield code
 
 
-def _rows_as_pictures(graph: fx.GraphModule) -> fx.GraphModule:
-    """A copy, with the same weights, whose int8 convolutions of rows (1-D) are those of pictures of one line.
+def _for_kernels(graph: fx.GraphModule) -> fx.GraphModule:
+    """A copy, with the same weights, written in the ways for which torch has int8 kernels."""
+    own = fx.GraphModule(graph, copy.deepcopy(graph.graph))
+    _rows_as_pictures(own.graph)
+    _sums_apart(own.graph)
+    own.recompile()
+    return own
+
+
+def _rows_as_pictures(graph: fx.Graph) -> None:
+    """Write int8 convolutions of rows (1-D) as those of pictures of one line, in place; what nothing reads then, torch leaves out.
 
     torch takes the length of the answer of its 1-D kernel from a weight that is packed in two dimensions, hence for longer than
     it is, and fails where a later step needs the length (a GRU, attention; torch 2.15).
     """
-    flat = fx.GraphModule(graph, copy.deepcopy(graph.graph))
-    for node in flat.graph.find_nodes(op="call_function", target=_aten.conv1d.default):
+    for node in graph.find_nodes(op="call_function", target=_aten.conv1d.default):
         rest = [*node.args, *(None, [1], [0], [1], 1)[len(node.args) - 2 :]]
         x, weight, bias, stride, padding, dilation, groups = rest
         if not all(isinstance(part, fx.Node) and "dequantize" in str(part.target) for part in (x, weight)):
             continue
         after = next(iter(node.users)) if len(node.users) == 1 else None
         last = after if after is not None and after.target in _RELUS else node
-        with flat.graph.inserting_before(last):
-            lines = [_line(flat.graph, part) for part in (x, weight)]
-            out = flat.graph.call_function(
+        with graph.inserting_before(last):
+            lines = [_line(graph, part) for part in (x, weight)]
+            out = graph.call_function(
                 _aten.conv2d.default, (*lines, bias, [1, *stride], [0, *padding], [1, *dilation], groups)
             )
-            if last is after:
-                out = flat.graph.call_function(_aten.relu.default, (out,))
-            last.replace_all_uses_with(flat.graph.call_function(_aten.squeeze.dim, (out, 2)))
-    flat.graph.eliminate_dead_code()
-    flat.recompile()
-    return flat
+            if last is after:  # right behind the kernel, which takes it in
+                out = graph.call_function(_aten.relu.default, (out,))
+            last.replace_all_uses_with(graph.call_function(_aten.squeeze.dim, (out, _LINE)))
 
 
 def _line(graph: fx.Graph, node: fx.Node) -> fx.Node:
     """What a node makes float of, as pictures of one line: kernels want the integers right before them."""
     whole = node.args[0]
-    line = graph.call_function(_aten.unsqueeze.default, (whole, 2))
+    line = graph.call_function(_aten.unsqueeze.default, (whole, _LINE))
     return graph.node_copy(node, lambda source: line if source is whole else source)
 
 
-def _sums_apart(graph: fx.GraphModule) -> fx.GraphModule:
-    """A copy, with the same weights, in which no sum follows right on the ReLU of a convolution or linear layer.
+def _sums_apart(graph: fx.Graph) -> None:
+    """Let no sum follow right on the ReLU of a convolution or linear layer, in place.
 
     torchao takes that ReLU into the integer kernel, then wants the sum in the same kernel and fails on what it made
     (``x + relu(conv(y))``, as in ResNet-9; torchao 0.18).  Written as a clamp the ReLU is left to the sum's own loop.
     """
-    apart = fx.GraphModule(graph, copy.deepcopy(graph.graph))
-    for node in apart.graph.nodes:
+    for node in graph.nodes:
         if node.target in _RELUS and node.args[0].target in _PRODUCTS and any(u.target in _SUMS for u in node.users):
             node.target, node.args = _aten.clamp_min.default, (node.args[0], 0)
-    apart.recompile()
-    return apart
 
 
 def require_fused(kernels: Iterable[str]) -> list[str]:
